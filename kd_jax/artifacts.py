@@ -1,0 +1,249 @@
+"""Directories of files with a sha256 manifest, written whole or not at all.
+
+An artifact holds its files, `manifest.json` (kind, format version, metadata, size and sha256 of every
+file) and `manifest.sha256`, the hash of the manifest in the form that `sha256sum --check` reads. It is
+built in the hidden sibling `.<name>.tmp` and renamed into place, so that a kill at any moment leaves
+either what was there before or the new artifact. A power failure may tear a file: reading then says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kd_jax.base import InputError
+
+VERSION = 1
+_MANIFEST, _SEAL, _LOCK = "manifest.json", "manifest.sha256", ".lock"
+_OWN = (_MANIFEST, _SEAL, _LOCK)  # at the top level, beside the files of an artifact
+
+
+@contextlib.contextmanager
+def writing(directory: str | os.PathLike, kind: str, metadata: dict[str, Any]) -> Iterator[pathlib.Path]:
+  """Yields a temporary sibling of `directory` to fill; on success it becomes the artifact `directory`.
+
+  An artifact of the same `kind` is replaced; anything else that is there is refused. `metadata` is
+  JSON and is read at the end, so that the block may still add to it. An exception removes what was
+  written and leaves what was there before.
+
+  Raises InputError: the path cannot be written (disk full, ...), is in use or holds something else.
+  """
+  target = _absolute(directory)
+  temporary = _hidden(target, "tmp")
+  with _reporting(target), contextlib.ExitStack() as stack:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _recover(target)
+    _check_replaceable(target, kind)
+    if temporary.exists():  # of a killed process; a living one holds the lock
+      with lock(temporary):
+        shutil.rmtree(temporary)
+    temporary.mkdir()
+    stack.callback(shutil.rmtree, temporary, ignore_errors=True)
+    stack.enter_context(lock(temporary))
+    yield temporary
+    _write_manifest(temporary, kind, metadata)
+    _check_replaceable(target, kind)
+    _swap(temporary, target)
+
+
+def read(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
+  """Verifies every file of an artifact and returns its metadata. Call it before parsing any file.
+
+  Raises InputError naming the file: missing, not listed, of other size or sha256, a link; as `manifest`.
+  """
+  target = _absolute(directory)
+  content = manifest(target, kind)
+  with _reporting(target):
+    # Only paths found below the directory are opened, whatever a manifest lists ("../x" is missing).
+    found, expected = _files(target), content["files"]
+    for path in sorted(expected.keys() ^ found):
+      what = "missing, though the manifest lists it" if path in expected else "not listed in the manifest"
+      raise InputError(f"{target / path}: {what}")
+    for path in sorted(found):
+      _check(target / path, _entry(target / path), expected[path])
+  return content["metadata"]
+
+
+def manifest(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
+  """The manifest alone, {"kind", "version", "metadata", "files"}; the files are not read.
+
+  Raises InputError if there is none, it was changed, or it is of another kind or version.
+  """
+  target = _absolute(directory)
+  with _reporting(target):
+    _recover(target)
+    path = target / _MANIFEST
+    if not path.is_file():
+      raise InputError(f"{target}: no {kind} here ({_MANIFEST} is missing)")
+    _check(f"{path}: sha256 line", _seal(path).decode(), (target / _SEAL).read_text("latin-1")[:200])
+    try:
+      content = json.loads(path.read_bytes())
+    except ValueError as error:
+      raise InputError(f"{path}: not JSON: {error}") from None
+  keys = ("kind", "version", "metadata", "files")
+  if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in keys[2:]):
+    raise InputError(f"{path}: not a manifest with {', '.join(keys)}")
+  found = {"kind": content.get("kind"), "version": content.get("version")}
+  _check(path, found, {"kind": kind, "version": VERSION})
+  return content
+
+
+def names(parent: str | os.PathLike) -> list[str]:
+  """Names of the artifacts in `parent`, sorted; one whose replacing was killed halfway is put back."""
+  root = _absolute(parent)
+  with _reporting(root):
+    for aside in root.glob(".*.old"):
+      _recover(root / aside.name[1 : -len(".old")])
+    return sorted(p.parent.name for p in root.glob(f"*/{_MANIFEST}") if not p.parent.name.startswith("."))
+
+
+@contextlib.contextmanager
+def lock(directory: str | os.PathLike) -> Iterator[None]:
+  """Holds `directory/.lock`, which dies with the process. Raises InputError with the holder's pid."""
+  path = pathlib.Path(directory) / _LOCK
+  with _reporting(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a+")
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      file.seek(0)
+      raise InputError(f"{path.parent}: in use by process {file.read(20).strip()}") from None
+    file.truncate(0)
+    print(os.getpid(), file=file, flush=True)
+    yield
+
+
+def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
+  """Writes `value` as JSON; a kill leaves the old file or the new one. Raises InputError with the path."""
+  path = _absolute(path)
+  temporary = _hidden(path, "tmp")
+  with _reporting(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+      _write_synced(temporary, json.dumps(value, indent=1).encode() + b"\n")
+      os.replace(temporary, path)
+    finally:
+      temporary.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def hash_file(path: str | os.PathLike) -> str:
+  """The sha256 of a file's bytes, as hex."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_array(array: np.ndarray) -> str:
+  """The sha256 of dtype, shape and values, as hex; independent of byte order and of padding of strings."""
+  if array.dtype.hasobject or array.dtype.names:
+    raise TypeError(f"cannot hash an array of {array.dtype}")
+  if array.dtype.kind == "U":  # the same ids cut from a longer list must not differ
+    array = array.astype(f"<U{max(1, int(np.strings.str_len(array).max(initial=0)))}")
+  array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
+  digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
+  digest.update(array.reshape(-1).view(np.uint8).data)
+  return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _reporting(path):
+  try:
+    yield
+  except OSError as error:  # disk full, no permission, ...: one line with the path, not a traceback
+    raise InputError(f"{path}: {error}") from error
+
+
+def _absolute(path) -> pathlib.Path:
+  return pathlib.Path(os.path.realpath(path))
+
+
+def _hidden(target, suffix) -> pathlib.Path:
+  return target.with_name(f".{target.name}.{suffix}")
+
+
+def _recover(target):
+  """Ends a replacement that was killed: between the renames the old artifact is put back."""
+  aside, temporary = _hidden(target, "old"), _hidden(target, "tmp")
+  if target.exists() or not aside.exists():
+    return
+  # InputError if the writer lives and is about to rename.
+  with lock(temporary) if temporary.exists() else contextlib.nullcontext():
+    os.rename(aside, target)
+
+
+def _check_replaceable(target, kind):
+  if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+    return  # os.rename replaces an empty directory
+  try:
+    found = json.loads((target / _MANIFEST).read_bytes())["kind"]
+  except (OSError, ValueError, KeyError, TypeError):
+    found = None  # no manifest that could be ours
+  if found != kind:
+    raise InputError(f"{target}: exists and is no {kind!r}, but {found or 'another thing'!r}")
+
+
+def _swap(temporary, target):
+  aside = _hidden(target, "old")
+  shutil.rmtree(aside, ignore_errors=True)  # if there, it was replaced before a kill: see _recover
+  if target.exists():
+    os.rename(target, aside)
+  os.rename(temporary, target)
+  _sync(target.parent)
+  (target / _LOCK).unlink(missing_ok=True)
+  shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_manifest(root, kind, metadata):
+  files = {path: _entry(root / path) for path in sorted(_files(root))}
+  content = {"kind": kind, "version": VERSION, "metadata": metadata, "files": files}
+  _write_synced(root / _MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+  _write_synced(root / _SEAL, _seal(root / _MANIFEST))
+  _sync(root)
+
+
+def _check(what, actual, expected):
+  if actual != expected:
+    raise InputError(f"{what} is {actual!r}, expected {expected!r}")
+
+
+def _files(root) -> set[str]:
+  """Relative paths of all files below `root`. Raises InputError for links and other special files."""
+  found = set()
+  for folder, folders, files in os.walk(root):
+    for path in (pathlib.Path(folder, name) for name in folders + files):
+      if path.is_symlink() or not (path.is_file() or path.is_dir()):
+        raise InputError(f"{path}: neither a file nor a directory (links are not followed)")
+    found.update(pathlib.Path(folder, name).relative_to(root).as_posix() for name in files)
+  return found.difference(_OWN)
+
+
+def _entry(path) -> dict[str, Any]:
+  return {"sha256": hash_file(path), "bytes": path.stat().st_size}
+
+
+def _seal(path) -> bytes:
+  return f"{hash_file(path)}  {_MANIFEST}\n".encode()
+
+
+def _write_synced(path, data):
+  with open(path, "wb") as file:
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync(folder):
+  descriptor = os.open(folder, os.O_RDONLY)
+  os.fsync(descriptor)
+  os.close(descriptor)

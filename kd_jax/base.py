@@ -1,0 +1,99 @@
+"""The types that every part of kd_jax speaks.
+
+Shape letters used everywhere: B batch, C candidates, K listed items, D width, U users, I items,
+N interactions, S steps of an epoch, T held-out items of a user.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Array = Any  # jax.Array or np.ndarray; not imported here, so that flag parsing stays fast.
+Batch = dict[str, Array]
+
+
+class InputError(ValueError):
+  """Something the user gave is wrong: scripts print its one line and exit with status 2."""
+
+
+class Interactions(NamedTuple):
+  """Columns of an interaction log, indices already mapped to 0..U-1 and 0..I-1."""
+
+  users: np.ndarray  # [N] int32
+  items: np.ndarray  # [N] int32
+  ratings: np.ndarray | None = None  # [N] float32
+  timestamps: np.ndarray | None = None  # [N] int64, seconds
+
+
+class Dataset(NamedTuple):
+  """A prepared data set. `test` is None unless it was asked for."""
+
+  name: str  # the call that makes it, in canonical form
+  num_users: int
+  num_items: int
+  train: Interactions
+  validation: Interactions
+  test: Interactions | None
+  user_ids: np.ndarray  # [U] str, the ids of the source
+  item_ids: np.ndarray  # [I] str
+  hashes: dict[str, str]  # sha256 of "train", "validation", "test", "user_ids", "item_ids"
+  report: dict[str, Any]  # what cleaning and splitting did, and the audit
+  synthetic: bool = False  # generated: no result on it says anything about people
+
+
+class Outputs(NamedTuple):
+  """What a network says of B contexts and C candidates each."""
+
+  scores: Array  # [B, C], higher is better
+  query: Array | None = None  # [B, D] representation of the context
+  items: Array | None = None  # [B, C, D] (or [C, D], all items) representations of the candidates
+
+
+class Ranked(NamedTuple):
+  """A ranked list, best first; -1 and -inf where fewer than K items qualify."""
+
+  items: Array  # [..., K] int32
+  scores: Array  # [..., K]
+
+
+class View(NamedTuple):
+  """What a sampler sees of one user."""
+
+  user: Array  # [] int32
+  teacher: Ranked | None  # [lists.teacher] items
+  student: Ranked | None  # [lists.student] items, as the student ranks them now
+  unseen: Array | None  # [lists.unseen] distinct uniform items, neither seen nor in `teacher`
+
+
+class Lists(NamedTuple):
+  """The ranked lists and draws that a method's sampler needs, by their lengths."""
+
+  teacher: int = 0  # ranked once per run; a soft-label store holds exactly these
+  student: int = 0  # ranked afresh before every epoch
+  unseen: int = 0  # drawn afresh before every epoch
+  exclude_seen: bool = True  # leave each user's training items out of the lists
+
+
+class KD(NamedTuple):
+  """A distillation method: pure functions, as optax's GradientTransformation is.
+
+  `loss(student, teacher, batch)` returns one value per row, [B], and never reduces, weights, clips or
+  stops gradients: the frame does. `student.scores[b, c]` and `teacher.scores[b, c]` speak of the same
+  candidate, `batch["items"][b, c]`. Rows are a batch's distinct users, since what is distilled depends on
+  the user alone; with rows="interactions" they are the batch, candidates its positives and negatives.
+
+  `sample(rng, view)` is written for one user and returns target fields; the frame runs it for every
+  user before each epoch and gathers the rows of a batch. The field `items` [C] names the candidates;
+  `teacher` [C], where given, their teacher scores (else the frame asks the live teacher). Without
+  `sample` the candidates are all items.
+  """
+
+  loss: Callable[[Outputs, Outputs, Batch], Array]
+  lists: Lists = Lists()
+  sample: Callable[[Array, View], Batch] | None = None
+  adapter: Any = None  # nn.Module: (student, teacher, batch) -> student in the teacher's space
+  teacher_scores: bool = True  # does the loss read teacher.scores?
+  rows: str = "users"  # distil the distinct users of a batch, or its "interactions" with their items

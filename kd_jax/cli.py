@@ -1,0 +1,122 @@
+"""The one command line of all scripts: absl flags, flagfiles, and errors of one line."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from kd_jax import lookup
+from kd_jax.base import InputError
+
+DATA = dict(
+    data=("string", "movielens", "Data set: a name or a call, e.g. \"citeulike(split='position')\"."),
+    data_dir=("string", None, "Folder with local copies of source files. Default: $KD_JAX_DATA."),
+    cache_dir=("string", None, "Folder of downloads, prepared data and compiled programs. Default: $KD_JAX_CACHE or ~/.cache/kd_jax."),
+)
+TRAIN = dict(
+    model=("string", "mf(dim=64)", "The model to train: a call, e.g. \"mf(dim=20)\"."),
+    kd=("string", "", 'Distillation: a weighted sum of methods, e.g. "0.1*rrd(temperature=10)". Empty: none.'),
+    teacher=("string", None, "Run directory of the teacher, or a directory of soft labels."),
+    optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
+    learning_rate=("float", 1e-3, "Learning rate."),
+    weight_decay=("float", 0.0, "Weight decay."),
+    loss=("string", "bpr", "Base loss: bpr, bce or softmax (over the positive and its negatives)."),
+    kd_per=("string", "interaction", "Weigh a distilled user of a batch by its interactions there, or every user alike: interaction or user."),
+    reduction=("string", "sum", "How per-example losses of a batch are reduced: sum (the literature's) or mean."),
+    batch_size=("integer", 2048, "Interactions per step."),
+    negatives=("integer", 1, "Unseen items drawn per interaction for the base loss."),
+    epochs=("integer", 1000, "Epochs at most."),
+    eval_every=("integer", 1, "Epochs between validations."),
+    patience=("integer", 30, "Validations without improvement before training stops; 0: never stop early."),
+    monitor=("string", "ndcg@10", "Validation metric that chooses the best epoch."),
+    seed=("integer", 0, "Seed of initialisation, order, negatives and targets."),
+    parallel=("string", "jit", "How steps are compiled for several devices: jit or pmap."),
+)
+_DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
+           "boolean": flags.DEFINE_boolean}
+_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "repeats")
+_NON_NEGATIVE = ("weight_decay", "patience", "seed")
+_CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
+            "split": ("validation", "test")}
+_PACKAGES = {"data": "data", "model": "models", "kd": "losses"}
+
+
+def define(*groups: dict, **own) -> flags.FlagValues:
+  """Flags of a script: groups above plus its own `name=(type, default, help)`."""
+  values = flags.FlagValues()
+  flags.DEFINE_string("flagfile", "", "Read flags from this file; later flags win.", flag_values=values)
+  for name, (kind, default, text) in {k: v for group in [*groups, own] for k, v in group.items()}.items():
+    _DEFINE[kind](name, default, text, flag_values=values)
+  return values
+
+
+def parse(values: flags.FlagValues, argv: Sequence[str]) -> flags.FlagValues:
+  """Parses and checks `argv` (without the program's name). Raises InputError, one line."""
+  try:
+    rest = values(["kd_jax", *argv])[1:]
+  except (flags.Error, OSError) as error:
+    raise InputError(" ".join(str(error).split())) from None
+  if rest:
+    raise InputError(f"stray word {rest[0]!r}: every argument is a flag, --name=value")
+  for name in values:
+    _check(name, values[name].value)
+  for name, package in _PACKAGES.items():
+    if name in values and values[name].value is not None:
+      (lookup.parse_sum if name == "kd" else lookup.parse)(package, values[name].value, name)
+  return values
+
+
+def _check(name, value):
+  if isinstance(value, float) and not math.isfinite(value):
+    raise InputError(f"--{name}={value}: not a finite number")
+  if value is None:
+    return
+  if name in _POSITIVE and not value > 0:
+    raise InputError(f"--{name}={value}: must be positive")
+  if name in _NON_NEGATIVE and value < 0:
+    raise InputError(f"--{name}={value}: must not be negative")
+  if name in _CHOICES and value not in _CHOICES[name]:
+    raise InputError(f"--{name}={value}: choose from {', '.join(_CHOICES[name])}")
+
+
+def usage(doc: str, values: flags.FlagValues) -> str:
+  """The text of --help."""
+  lines = [doc.strip(), "", "Flags:"]
+  for name in values:
+    flag = values[name]
+    lines.append(f"  --{name}={'' if flag.default is None else flag.default}\n      {flag.help}")
+    if name in _PACKAGES:
+      known = [_signature(_PACKAGES[name], n) for n in lookup.names(_PACKAGES[name])]
+      lines += [f"        {k}" for k in known]
+  return "\n".join(lines)
+
+
+def _signature(package, name):
+  arguments = lookup.signature(package, name).items()
+  return f"{name}({', '.join(f'{k}={v}' if v else k for k, v in arguments if k not in lookup._GIVEN)})"
+
+
+def run(main: Callable[[flags.FlagValues], None], doc: str, values: flags.FlagValues) -> None:
+  """Runs a script: parse, main, and one clear line with a non-zero status for any input error."""
+  program = sys.argv[0].rpartition("/")[2]
+  if any(a in ("--help", "-h", "-help", "--helpfull") for a in sys.argv[1:]):
+    print(usage(doc, values))
+    return
+  try:
+    main(parse(values, sys.argv[1:]))
+  except InputError as error:
+    print(f"{program}: {error}", file=sys.stderr)
+    sys.exit(2)
+  except KeyboardInterrupt:
+    print(f"{program}: interrupted; start the same command again to go on", file=sys.stderr)
+    sys.exit(130)
+
+
+def require(values: flags.FlagValues, *names: str) -> None:
+  """Raises InputError for the first of these flags that was not given."""
+  for name in names:
+    if not values[name].value:
+      raise InputError(f"--{name} is needed: {values[name].help}")

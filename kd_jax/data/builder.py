@@ -1,0 +1,79 @@
+"""The TFDS builder of every data set: columns stored as array_record blocks, read without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+SPLITS = ("train", "validation", "test", "users", "items")  # the last two hold the ids of the source
+COLUMNS = {"users": np.int32, "items": np.int32, "ratings": np.float32, "timestamps": np.int64,
+           "ids": np.str_}
+BLOCK = 8192  # rows of one example: a row each would take 50 times longer to write and 1,000 to read
+_NAME, _VERSION = "recommender_log", "1.0.0"
+
+Columns = dict[str, np.ndarray]  # of equal length; a column of COLUMNS that is absent is stored empty
+
+
+class RecommenderLog(tfds.core.GeneratorBasedBuilder):
+  """Blocks of interactions, and of user and item ids, in their order. `contents` is set before preparing."""
+
+  VERSION = tfds.core.Version(_VERSION)
+  BUILDER_CONFIGS = []  # noqa: RUF012 - tfds reads it as a class attribute
+  contents: dict[str, Columns]
+
+  def _info(self):
+    columns = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in COLUMNS.items()}
+    features = tfds.features.FeaturesDict(columns)
+    return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+  def _split_generators(self, dl_manager):
+    del dl_manager  # its archives need TensorFlow; sources.py finds the files
+    return {split: self._generate_examples(self.contents[split]) for split in SPLITS}
+
+  def _generate_examples(self, columns):
+    length = len(next(iter(columns.values())))
+    for start in range(0, max(1, length), BLOCK):  # an empty split has one empty block
+      block = {name: np.zeros(0, object if dtype is np.str_ else dtype) for name, dtype in COLUMNS.items()}
+      yield start, block | {name: column[start : start + BLOCK] for name, column in columns.items()}
+
+
+def write_splits(folder: pathlib.Path, name: str, contents: dict[str, Columns]) -> None:
+  """Prepares the data set below `folder`; `name` becomes the name of the TFDS configuration."""
+  with _quiet():
+    config = tfds.core.BuilderConfig(name=name, version=_VERSION)
+    builder = RecommenderLog(config=config, data_dir=folder)
+    builder.contents = contents
+    builder.download_and_prepare(file_format="array_record")  # the default, tfrecord, needs TensorFlow
+
+
+def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
+  """The columns of one split; opens no other split's file. Ids are str, absent columns empty."""
+  builder = tfds.builder_from_directory(folder / _NAME / name / _VERSION)
+  blocks = list(builder.as_data_source(split=split))
+  columns = {column: np.concatenate([block[column] for block in blocks]) for column in COLUMNS}
+  return columns | {"ids": np.array([i.decode() for i in columns["ids"]], np.str_)}
+
+
+def split_of(path: str) -> str | None:
+  """The split that a file of the data set belongs to; None for its descriptions."""
+  return next((split for split in SPLITS if f"/{_NAME}-{split}." in f"/{path}"), None)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Keeps progress bars and the notes of tfds off the terminal."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  tfds.disable_progress_bar()
+  try:
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+  finally:
+    logger.setLevel(level)

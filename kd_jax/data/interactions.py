@@ -1,0 +1,112 @@
+"""The user's own interaction log."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+from kd_jax.base import InputError
+from kd_jax.data import parsing
+from kd_jax.data.recipe import Log, Recipe, Source
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_PARQUET = ".parquet"
+
+
+def interactions(path, user="user", item="item", rating=None, timestamp=None, min_rating=None, min_user=1,
+                 min_item=1, split="random", split_column=None, ratios=(0.8, 0.1, 0.1), split_seed=0,
+                 delimiter=None, max_bad_rows=0):
+  """Your own log: a CSV, TSV or text file with a header line, gzipped or not, or a Parquet file.
+
+  Origin: `path`, in the working directory or the data folder; licence and counts are yours; its sha256
+  is part of the prepared data set's name, so a changed file is prepared anew. `user`, `item`, `rating`,
+  `timestamp` (seconds) and `split_column` name columns. Ids stay strings: 001 is not 1. Text is UTF-8, a
+  quoted field ends on its line, `delimiter` defaults to a comma for .csv and a tab for .tsv and .txt. A
+  row with another number of columns, an empty id, a rating or time stamp that is no finite number, NUL or
+  broken bytes is bad; more than `max_bad_rows` of them stop with file, line and reason. Filter: ratings of
+  at least `min_rating`, duplicates, k-core `min_user`, `min_item`. Split: any rule of splits.py;
+  split='given' reads train, validation or test from `split_column`.
+  """
+  if (split == "given") != (split_column is not None):
+    raise InputError("--data: split='given' and split_column='...' go together")
+  names = {"users": user, "items": item, "ratings": rating, "timestamps": timestamp, "parts": split_column}
+  names = {kind: name for kind, name in names.items() if name is not None}
+  wrong = [v for v in (path, *names.values()) if not isinstance(v, str) or not v]
+  if wrong or len(set(names.values())) < len(names):
+    given = wrong or list(names.values())
+    raise InputError(f"--data: interactions needs distinct, non-empty names, not {given}")
+  if delimiter is not None and (not isinstance(delimiter, str) or not delimiter or delimiter in '"\n\r'):
+    raise InputError(f"--data: delimiter={delimiter!r}: must be a text such as ','")
+  if isinstance(max_bad_rows, bool) or not isinstance(max_bad_rows, int) or max_bad_rows < 0:
+    raise InputError(f"--data: max_bad_rows={max_bad_rows!r}: must be an integer of at least 0")
+  read = functools.partial(_read, names, delimiter, max_bad_rows)
+  return Recipe(lambda paths: read(paths[0]), (Source(pathlib.Path(path).name, None, ((path, None),)),),
+                min_rating, min_user, min_item, split, ratios, split_seed)
+
+
+def _read(names, delimiter, max_bad_rows, path: pathlib.Path) -> Log:
+  if path.suffix == _PARQUET:
+    return _read_parquet(names, max_bad_rows, path)
+  suffix = pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+  delimiter = delimiter or _DELIMITERS.get(suffix)
+  if delimiter is None:
+    raise InputError(f"--data: {path}: give delimiter='...'; it is only known for {', '.join(_DELIMITERS)}")
+  number, line = next(parsing.lines(path), (1, b""))
+  header, reason = parsing.fields(line, delimiter, None)
+  if header is None:
+    raise InputError(f"--data: {path}:{number}: the header line: {reason}")
+  kinds = _kinds(path, names, header)
+  return parsing.read_columns(path, delimiter, kinds, header=True, max_bad_rows=max_bad_rows)
+
+
+def _kinds(path, names, header) -> tuple[str | None, ...]:
+  """What each column of the file is, None for those that are not read."""
+  for name in names.values():
+    if header.count(name) != 1:
+      found = "no column" if name not in header else f"{header.count(name)} columns"
+      has = ", ".join(repr(column[:40]) for column in header[:50])
+      raise InputError(f"--data: {path}: {found} {name!r}; it has {has}")
+  kinds = {name: kind for kind, name in names.items()}
+  return tuple(kinds.get(column) for column in header)
+
+
+def _read_parquet(names, max_bad_rows, path) -> Log:
+  try:
+    import pyarrow
+    import pyarrow.parquet
+  except ImportError:
+    raise InputError(f"--data: {path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+  try:
+    with pyarrow.parquet.ParquetFile(path) as file:
+      _kinds(path, names, file.schema_arrow.names)
+      batches = file.iter_batches(columns=list(names.values()))
+      rows = _parquet_rows(path, names, batches)
+      return parsing.collect(path, rows, tuple(names), max_bad_rows)
+  except InputError:
+    raise
+  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    raise InputError(f"--data: {path}: cannot be read: {str(error)[:200]}") from None
+
+
+def _parquet_rows(path, names, batches):
+  """(row number from 1, fields as str or None, "") of every row."""
+  number = 0
+  for batch in batches:
+    columns = [_parquet_column(path, kind, name, batch.column(name)) for kind, name in names.items()]
+    for row in zip(*columns, strict=True):
+      number += 1
+      yield number, row, ""
+
+
+def _parquet_column(path, kind, name, column) -> list:
+  import pyarrow
+
+  if pyarrow.types.is_dictionary(column.type):
+    column = column.dictionary_decode()
+  whole = pyarrow.types.is_integer(column.type)
+  text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
+  if kind in ("users", "items", "parts") and not (whole or text):  # a float cannot hold every id
+    raise InputError(f"--data: {path}: column {name!r} is {column.type}, ids are strings or integers")
+  if pyarrow.types.is_timestamp(column.type):
+    column = column.cast(pyarrow.timestamp("s", column.type.tz), safe=False).cast(pyarrow.int64())
+  return [None if value is None else str(value) for value in column.to_pylist()]

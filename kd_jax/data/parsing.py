@@ -1,0 +1,146 @@
+"""Strict reading of interaction files: ids stay strings, every malformed row is named with its reason."""
+
+from __future__ import annotations
+
+import array
+import csv
+import gzip
+import math
+import pathlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from kd_jax.base import InputError
+from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
+
+ID_LENGTH = 200  # characters; ids are stored at the width of the longest
+LINE_LENGTH = 1 << 20  # bytes
+_PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+_TIMES = np.iinfo(np.int64)
+
+
+def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, ...], header: bool = False,
+                 max_bad_rows: int = 0) -> Log:
+  """A delimited text file, gzipped if it ends in .gz, UTF-8. `columns` says what each field of a row is.
+
+  A column is one of "users", "items", "ratings", "timestamps", "parts", or None if it is not read.
+  Raises InputError, naming file, line and reason, if more than `max_bad_rows` rows are bad.
+  """
+  numbered = lines(path)
+  if header:
+    next(numbered, None)
+  rows = ((number, *fields(line, delimiter, len(columns))) for number, line in numbered)
+  return collect(path, rows, columns, max_bad_rows)
+
+
+def collect(path: pathlib.Path, rows: Iterable[tuple[int, Sequence | None, str]],
+            columns: tuple[str | None, ...], max_bad_rows: int = 0) -> Log:
+  """A log of rows (number, fields or None, reason if None); checks every field of every row."""
+  readers = [(place, name, _READERS[name]) for place, name in enumerate(columns) if name]
+  store = {name: array.array("d" if name == "ratings" else "q") for _, name, _ in readers}
+  index: dict[str, dict[str, int]] = {"users": {}, "items": {}}
+  bad: list[str] = []
+  for number, row, reason in rows:
+    try:
+      if row is None:
+        raise ValueError(reason)
+      values = [(name, reader(row[place])) for place, name, reader in readers]
+    except ValueError as error:
+      bad.append(f"{path}:{number}: {error}")
+      if len(bad) > max_bad_rows:
+        raise InputError(f"--data: {bad[0]} ({len(bad)} bad, max_bad_rows={max_bad_rows})") from None
+      continue
+    for name, value in values:
+      store[name].append(index[name].setdefault(value, len(index[name])) if name in index else value)
+  if not index["users"]:
+    raise InputError(f"--data: {path}: holds no interactions" + (f"; {bad[0]}" if bad else ""))
+  types = {"ratings": np.float32, "timestamps": np.int64, "parts": np.int8}
+  rest = {name: np.array(store[name], dtype) for name, dtype in types.items() if name in store}
+  return Log(np.array(store["users"]), np.array(store["items"]), list(index["users"]), list(index["items"]),
+             bad_rows=tuple(bad), **rest)
+
+
+def lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+  """(line number from 1, line without its end). Raises InputError for files that cannot be read."""
+  opened = gzip.open if path.suffix == ".gz" else open
+  try:
+    with opened(path, "rb") as file:
+      for number, line in enumerate(iter(lambda: file.readline(LINE_LENGTH), b""), 1):
+        if len(line) == LINE_LENGTH:
+          raise InputError(f"--data: {path}:{number}: the line is longer than {LINE_LENGTH:,} bytes")
+        if number == 1:
+          line = line.removeprefix(b"\xef\xbb\xbf")
+        yield number, line.rstrip(b"\n").removesuffix(b"\r")
+  except (OSError, EOFError, zlib.error) as error:
+    raise InputError(f"--data: {path}: cannot be read: {error}") from None
+
+
+def fields(line: bytes, delimiter: str, count: int | None) -> tuple[list[str] | None, str]:
+  """(fields, "") of a line, or (None, reason). `count` None takes any number of fields."""
+  if b"\0" in line:
+    return None, "a NUL byte"
+  try:
+    text = line.decode()
+  except UnicodeDecodeError as error:
+    return None, f"not UTF-8: {error.reason} at byte {error.start}"
+  row = text.split(delimiter)
+  if '"' in text and len(delimiter) == 1:
+    try:
+      row = next(csv.reader([text], delimiter=delimiter, strict=True))
+    except (csv.Error, StopIteration) as error:
+      return None, f"quotes: {error} (a quoted field ends on its line)"
+  if count is not None and len(row) != count:
+    return None, f"{len(row)} columns, expected {count}" if text else "an empty line"
+  return row, ""
+
+
+def _identifier(text):
+  if not text or text.isspace():
+    raise ValueError("an empty id")
+  if len(text) > ID_LENGTH:
+    raise ValueError(f"an id of {len(text)} characters, at most {ID_LENGTH}")
+  if "\0" in text:
+    raise ValueError("a NUL in an id")
+  return text
+
+
+def _rating(text):
+  value = _number(text, "rating")
+  if not abs(value) < float(np.finfo(np.float32).max):
+    raise ValueError(f"rating {str(text)[:40]!r} is not a finite number")
+  return value
+
+
+def _timestamp(text):
+  text = str(text)
+  digits = text.removeprefix("-")
+  if digits.isascii() and digits.isdecimal():
+    value = int(text[:40])  # exact beyond 2**53, where a float is not
+  else:
+    seconds = _number(text, "timestamp")
+    value = math.floor(seconds) if math.isfinite(seconds) else _TIMES.max + 1
+  if not _TIMES.min <= value <= _TIMES.max:
+    raise ValueError(f"timestamp {text[:40]!r} is not a number of seconds")
+  return value
+
+
+def _number(text, what) -> float:
+  text = str(text)
+  try:
+    if "_" in text or not text.isascii():  # Python takes 1_000 and digits of all scripts
+      raise ValueError
+    return float(text)
+  except ValueError:
+    raise ValueError(f"{what} {text[:40]!r} is not a number") from None
+
+
+def _part(text):
+  if text not in _PARTS:
+    raise ValueError(f"part {str(text)[:40]!r} is none of {', '.join(_PARTS)}")
+  return _PARTS[text]
+
+
+_READERS = {"users": _identifier, "items": _identifier, "ratings": _rating, "timestamps": _timestamp,
+            "parts": _part}

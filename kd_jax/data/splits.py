@@ -1,0 +1,117 @@
+"""Splits of a log into train, validation and test. Every function returns parts [N] int8.
+
+The rule of all ratios: of n rows in their order, the first floor(r_train n), but at least one, are
+train, those up to floor((r_train + r_validation) n) validation, the rest test.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kd_jax.base import InputError
+from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
+
+NAMES = ("train", "validation", "test")  # by their values in `parts`
+RULES = ("random", "position", "temporal", "loo", "loo_last", "given")
+BY_RATIO = ("random", "position", "temporal")
+
+
+def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.ndarray:
+  """Parts [N] int8 by `rule`, deterministic in `seed`. Raises InputError.
+
+  random: per user by ratios, in random order; position: per user by ratios, in the order of the
+  source; temporal: one point in time for all users by ratios; loo: one random test and one random
+  validation interaction of each user with at least three; loo_last: the latest and the one before;
+  given: by the source.
+  """
+  if rule not in RULES:
+    raise InputError(f"--data: split={rule!r}: choose from {', '.join(RULES)}")
+  if rule in ("temporal", "loo_last") and log.timestamps is None:
+    raise InputError(f"--data: split={rule!r} needs time stamps, and there are none")
+  if rule == "given" and log.parts is None:
+    raise InputError("--data: split='given' needs a source that says which part each row is in")
+  if rule == "given":
+    return log.parts.astype(np.int8)
+  if rule == "temporal":
+    return by_time(log.timestamps, ratios)
+  shuffled = np.random.default_rng(seed).permutation(len(log.users))
+  if rule == "random":
+    return by_ratio(log.users, shuffled, ratios)
+  if rule == "position":
+    return by_ratio(log.users, np.arange(len(log.users)), ratios)
+  return leave_one_out(log.users, shuffled if rule == "loo" else np.argsort(log.timestamps, kind="stable"))
+
+
+def by_ratio(users: np.ndarray, order: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
+  """Parts [N] by ratios of each user's rows, taken in `order` [N], a permutation of the rows."""
+  ranks, counts = _ranks(users, order)
+  return _cut(ranks, counts[users], ratios)
+
+
+def by_time(timestamps: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
+  """Parts [N] by two points in time; rows of one second stay together, in the later part."""
+  if not len(timestamps):
+    return np.zeros(0, np.int8)
+  ordered, count = np.sort(timestamps), len(timestamps)
+  cuts = [min(_floor(share * count), count - 1) for share in (ratios[0], ratios[0] + ratios[1])]
+  return sum((timestamps >= ordered[cut]).astype(np.int8) for cut in cuts)
+
+
+def leave_one_out(users: np.ndarray, order: np.ndarray) -> np.ndarray:
+  """Parts [N]: the last in `order` of each user with three rows is test, the one before validation."""
+  ranks, counts = _ranks(users, order)
+  from_end = np.where(counts[users] >= 3, counts[users] - ranks, 3)
+  return np.select([from_end == 1, from_end == 2], [TEST, VALIDATION], TRAIN).astype(np.int8)
+
+
+def hold_out(log: Log, ratio: float, seed: int) -> np.ndarray:
+  """Moves a random floor(ratio n) of each user's n train rows of a given split into validation."""
+  if not 0 <= ratio < 1:
+    raise InputError(f"--data: validation_ratio={ratio}: must be at least 0 and less than 1")
+  rows = np.flatnonzero(log.parts == TRAIN)
+  shuffled = np.random.default_rng(seed).permutation(len(rows))
+  ranks, counts = _ranks(log.users[rows], shuffled)
+  parts = log.parts.copy()
+  parts[rows[ranks < _floor(ratio * counts[log.users[rows]])]] = VALIDATION
+  return parts
+
+
+def check_ratios(ratios: tuple[float, ...]) -> None:
+  """Raises InputError unless there are three shares that sum to one."""
+  numbers = isinstance(ratios, tuple | list) and all(isinstance(r, int | float) for r in ratios)
+  if not numbers or len(ratios) != 3 or min(ratios) < 0 or not abs(sum(ratios) - 1) < 1e-6:
+    raise InputError(f"--data: ratios={ratios!r}: give train, validation and test shares that sum to 1")
+
+
+def check_parts(log: Log, parts: np.ndarray, may_be_empty: tuple[str, ...] = ()) -> None:
+  """Raises InputError if a split is empty or two splits share a (user, item)."""
+  for value, name in enumerate(NAMES):
+    if not (parts == value).any() and name not in may_be_empty:
+      raise InputError(f"--data: the {name} split is empty ({len(parts):,} interactions in all)")
+  pairs = log.users.astype(np.int64) * (int(log.items.max()) + 1) + log.items
+  for a, b in ((TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)):
+    shared = np.intersect1d(pairs[parts == a], pairs[parts == b])
+    if len(shared):
+      row = np.flatnonzero(pairs == shared[0])[0]
+      example = f"user {log.user_ids[log.users[row]]!r}, item {log.item_ids[log.items[row]]!r}"
+      raise InputError(f"--data: {len(shared)} interactions are in {NAMES[a]} and {NAMES[b]}, e.g. {example}")
+
+
+def _ranks(users, order):
+  """The place [N] of each row among the rows of its user, by `order`, and the rows of each user [U]."""
+  order = order[np.argsort(users[order], kind="stable")]
+  counts = np.bincount(users)
+  starts = np.cumsum(counts) - counts
+  ranks = np.empty(len(users), np.int64)
+  ranks[order] = np.arange(len(users)) - starts[users[order]]
+  return ranks, counts
+
+
+def _cut(ranks, counts, ratios):
+  train = np.maximum(_floor(ratios[0] * counts), 1)
+  validation = np.maximum(_floor((ratios[0] + ratios[1]) * counts), train)
+  return (ranks >= train).astype(np.int8) + (ranks >= validation)
+
+
+def _floor(value):
+  return np.floor(value + 1e-9).astype(np.int64)  # (.7 + .2) * 10 is less than 9 in binary

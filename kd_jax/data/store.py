@@ -1,0 +1,194 @@
+"""The prepared data sets on disk: one verified folder for each call, sources and format version."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from kd_jax import artifacts, lookup
+from kd_jax.base import Dataset, InputError, Interactions
+from kd_jax.data import audit, cleaning, sources, splits
+from kd_jax.data.recipe import Log, Recipe
+
+FORMAT = 1  # raise it when preparing gives other arrays for the same call and sources
+_KIND = "data set"
+_DEFAULT_CACHE = "~/.cache/kd_jax"
+
+
+def load(call: lookup.Call, data_dir, cache_dir, wanted: tuple[str, ...]) -> Dataset:
+  """Prepares the data set if it is not there, and reads the `wanted` splits."""
+  unknown = [split for split in wanted if split not in splits.NAMES]
+  if unknown:
+    raise InputError(f"no split {unknown[0]!r} among {', '.join(splits.NAMES)}")
+  call = canonical(call)
+  folder = prepare(call, data_dir, cache_dir)
+  return _read(folder, call, wanted)
+
+
+def canonical(call: lookup.Call) -> lookup.Call:
+  """The call with the defaults filled in, so that two ways to say the same are one data set."""
+  if "." in call.name:
+    return call
+  defaults = lookup.signature("data", call.name)
+  filled = {k: ast.literal_eval(v) for k, v in defaults.items() if v} | dict(call.arguments)
+  return lookup.Call(call.name, tuple(sorted(filled.items())))
+
+
+def cache_folder(cache_dir) -> pathlib.Path:
+  """The folder of downloads and prepared data."""
+  return pathlib.Path(cache_dir or os.environ.get("KD_JAX_CACHE") or _DEFAULT_CACHE).expanduser()
+
+
+def prepare(call: lookup.Call, data_dir, cache_dir) -> pathlib.Path:
+  """The folder of the prepared data set of a canonical call; makes it on first use."""
+  recipe = lookup.build("data", call)
+  local, cache = sources.data_folder(data_dir), cache_folder(cache_dir)
+  identity = [str(call), *(sources.identity(source, local) for source in recipe.sources), str(FORMAT)]
+  short = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
+  folder = cache / "data" / f"{call.name}-{short}"
+  if (folder / "manifest.json").exists():
+    return folder
+  with _waiting(cache / "data" / f".{folder.name}.lock"):
+    if not (folder / "manifest.json").exists():  # else another process has just made it
+      if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(_damaged(folder, "manifest.json is missing"))
+      _make(call, recipe, local, cache, folder)
+  return folder
+
+
+def _make(call, recipe, local, cache, folder):
+  if recipe.terms:
+    print(f"{call.name}: {recipe.terms}", file=sys.stderr)
+  paths = [sources.find(source, local, cache) for source in recipe.sources]
+  log, parts, report = process(recipe, recipe.read(paths))
+  report["sources"] = {source.name: artifacts.hash_file(path) for source, path in zip(
+      recipe.sources, paths, strict=True)}
+  contents = _contents(log, parts)
+  metadata = {"call": str(call), "synthetic": recipe.synthetic, "report": report,
+              "hashes": {split: _hash(columns) for split, columns in contents.items()}}
+  from kd_jax.data import builder
+
+  with artifacts.writing(folder, _KIND, metadata) as temporary:
+    builder.write_splits(temporary, folder.name, contents)
+
+
+def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
+  """Cleans, splits, checks and audits: the cleaned log, parts [N] int8, the report (JSON values)."""
+  _check_arguments(recipe)
+  log, cleaned = cleaning.clean(log, recipe.min_rating, recipe.min_user, recipe.min_item)
+  if not len(log.users):
+    raise InputError(f"--data: no interaction is left after cleaning: {cleaned}")
+  parts = splits.split_rows(log, recipe.split, recipe.ratios, recipe.split_seed)
+  asked = ("validation",) if recipe.ratios[1] == 0 and recipe.split in splits.BY_RATIO else ()
+  splits.check_parts(log, parts, recipe.may_be_empty + asked)
+  audited = audit.inspect_split(log, parts, recipe.split)
+  if recipe.synthetic:
+    audited["warnings"].append("SYNTHETIC data: generated, no result on it says anything about people")
+  rule = {"rule": recipe.split, "ratios": list(recipe.ratios), "seed": recipe.split_seed}
+  return log, parts, {"cleaning": cleaned, "split": rule, "audit": audited}
+
+
+def _check_arguments(recipe):
+  for name in ("min_user", "min_item", "split_seed"):
+    value, least = getattr(recipe, name), 0 if name == "split_seed" else 1
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+      raise InputError(f"--data: {name}={value!r}: must be an integer of at least {least}")
+  rating = recipe.min_rating
+  if rating is not None and (isinstance(rating, bool) or not isinstance(rating, int | float)):
+    raise InputError(f"--data: min_rating={rating!r}: must be a number or None")
+  splits.check_ratios(recipe.ratios)
+
+
+def _contents(log, parts):
+  columns = {"users": log.users.astype(np.int32), "items": log.items.astype(np.int32),
+             "ratings": log.ratings, "timestamps": log.timestamps}
+  columns = {name: column for name, column in columns.items() if column is not None}
+  contents = {split: {name: column[parts == value] for name, column in columns.items()}
+              for value, split in enumerate(splits.NAMES)}
+  return contents | {"users": {"ids": np.array(log.user_ids, object)},
+                     "items": {"ids": np.array(log.item_ids, object)}}
+
+
+def _hash(columns) -> str:
+  """The sha256 over names, types, shapes and values of the columns that are there."""
+  digest = hashlib.sha256()
+  for name, column in sorted(columns.items()):
+    if len(column):
+      column = column.astype(np.str_) if column.dtype == object else column
+      digest.update(f"{name}={artifacts.hash_array(column)}\n".encode())
+  return digest.hexdigest()
+
+
+def _read(folder, call, wanted) -> Dataset:
+  from kd_jax.data import builder
+
+  needed = (*wanted, "users", "items")
+  metadata = _verify(folder, needed)
+  columns = {split: builder.read_split(folder, folder.name, split) for split in needed}
+  hashes = metadata["hashes"]
+  for split in needed:
+    if _hash(columns[split]) != hashes[split]:
+      raise InputError(_damaged(folder, f"split {split} does not have the stored sha256"))
+  empty = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
+  of = {split: _interactions(columns[split]) for split in wanted}
+  users, items = columns["users"]["ids"], columns["items"]["ids"]
+  names = {"user_ids": "users", "item_ids": "items"} | {split: split for split in splits.NAMES}
+  return Dataset(
+      name=str(call), num_users=len(users), num_items=len(items), train=of.get("train", empty),
+      validation=of.get("validation", empty), test=of.get("test"), user_ids=users, item_ids=items,
+      hashes={name: hashes[split] for name, split in names.items()}, report=metadata["report"],
+      synthetic=metadata["synthetic"])
+
+
+def _verify(folder, needed) -> dict[str, Any]:
+  """The metadata, after every file but those of splits that are not `needed` was checked."""
+  from kd_jax.data import builder
+
+  try:
+    manifest = artifacts.manifest(folder, _KIND)
+  except InputError as error:
+    raise InputError(_damaged(folder, str(error))) from None
+  for name, entry in manifest["files"].items():
+    split = builder.split_of(name)
+    if split is not None and split not in needed:
+      continue
+    path = folder / name
+    if not path.is_file() or artifacts.hash_file(path) != entry["sha256"]:
+      what = f"split {split}" if split else "description"
+      raise InputError(_damaged(folder, f"{what}: {path.name} is missing or does not have its sha256"))
+  return manifest["metadata"]
+
+
+def _damaged(folder, what) -> str:
+  return f"{folder}: damaged prepared data: {what}; delete this folder and start again"
+
+
+def _interactions(columns) -> Interactions:
+  optional = {name: columns[name] if len(columns[name]) else None for name in ("ratings", "timestamps")}
+  return Interactions(columns["users"], columns["items"], **optional)
+
+
+@contextlib.contextmanager
+def _waiting(path) -> Iterator[None]:
+  """Holds the lock file `path`, waiting for another process that prepares the same data set."""
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = open(path, "a")
+  except OSError as error:
+    raise InputError(f"--cache_dir: cannot write {path.parent}: {error.strerror}") from None
+  with file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      print("waiting for another process that prepares the same data set", file=sys.stderr)
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield

@@ -1,0 +1,167 @@
+"""Names on the command line -> factory calls.
+
+`mf(dim=20)` calls `kd_jax.models.mf.mf(dim=20)`; `0.1*rrd(temperature=10) + kl()` is a weighted sum;
+a dotted name, `my_file.my_loss(...)`, reaches a module of the user's own. The name of a file is its
+key, so adding one needs no registry. Arguments are literals. Nothing of the package is imported to
+check a name or an argument: signatures are read from the source, which keeps errors fast.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import inspect
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from kd_jax.base import InputError
+
+_ROOT = pathlib.Path(__file__).parent
+
+
+class Call(NamedTuple):
+  """One parsed call: `name(**arguments)`; `arguments` as sorted pairs, so that calls are hashable."""
+
+  name: str
+  arguments: tuple[tuple[str, Any], ...] = ()
+
+  def __str__(self):
+    return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments)})"
+
+
+def names(package: str) -> list[str]:
+  """The factories of `kd_jax.<package>`: one per file, named as the file."""
+  files = (_ROOT / package).glob("*.py")
+  return sorted(f.stem for f in files if not f.stem.startswith("_") and signature(package, f.stem))
+
+
+@functools.cache
+def signature(package: str, name: str) -> dict[str, str] | None:
+  """{argument: default as source text} of a factory, or None if the file has no factory."""
+  tree = ast.parse((_ROOT / package / f"{name}.py").read_text())
+  for node in tree.body:
+    if isinstance(node, ast.FunctionDef) and node.name == name:
+      arguments = node.args.args + node.args.kwonlyargs
+      defaults = [None] * (len(node.args.args) - len(node.args.defaults))
+      defaults += node.args.defaults + node.args.kw_defaults
+      return {a.arg: ast.unparse(d) if d else "" for a, d in zip(arguments, defaults, strict=True)}
+  return None
+
+
+def parse(package: str, text: str, flag: str) -> Call:
+  """Parses one call and checks its name and arguments. Raises InputError naming `flag`."""
+  try:
+    node = ast.parse(text.strip(), mode="eval").body
+  except (SyntaxError, ValueError):
+    raise InputError(f"--{flag}={text}: not a name or a call like name(argument=1)") from None
+  return _call(package, node, f"--{flag}={text}")
+
+
+def parse_sum(package: str, text: str, flag: str) -> tuple[tuple[float, Call], ...]:
+  """Parses `w*a(...) + b(...)` into ((w, a), (1.0, b)). The empty text is the empty sum."""
+  if not text.strip():
+    return ()
+  where = f"--{flag}={text}"
+  try:
+    node = ast.parse(text.strip(), mode="eval").body
+  except (SyntaxError, ValueError):
+    raise InputError(f"{where}: not a weighted sum like 0.1*name(argument=1) + name()") from None
+  terms = []
+  while isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+    terms.insert(0, node.right)
+    node = node.left
+  return tuple(_weighted(package, term, where) for term in [node, *terms])
+
+
+def build(package: str, call: Call, **given) -> Any:
+  """Calls the factory. `given` are arguments that the frame knows, such as the number of users."""
+  factory = _factory(package, call.name)
+  try:
+    return factory(**given, **dict(call.arguments))
+  except (TypeError, ValueError) as error:
+    if isinstance(error, InputError):
+      raise
+    raise InputError(f"{call}: {error}") from error
+
+
+def _weighted(package, node, where):
+  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+    weight = _literal(node.left, where)
+    if isinstance(weight, bool) or not isinstance(weight, int | float):
+      raise InputError(f"{where}: the weight {ast.unparse(node.left)} is not a number")
+    if not abs(weight) < float("inf"):
+      raise InputError(f"{where}: the weight {weight} is not finite")
+    return float(weight), _call(package, node.right, where)
+  return 1.0, _call(package, node, where)
+
+
+def _literal(node, where):
+  try:
+    return ast.literal_eval(node)
+  except ValueError:
+    raise InputError(f"{where}: {ast.unparse(node)} is not a literal") from None
+
+
+def _call(package, node, where) -> Call:
+  function, keywords = node, []
+  if isinstance(node, ast.Call):
+    function, keywords = node.func, node.keywords
+    if node.args:
+      raise InputError(f"{where}: {ast.unparse(node.args[0])} needs its argument's name")
+  if not isinstance(function, ast.Name | ast.Attribute):
+    raise InputError(f"{where}: {ast.unparse(node)} is not a name or a call")
+  name = ast.unparse(function)
+  known = _arguments(package, name, where)
+  for keyword in keywords:
+    if keyword.arg not in known:
+      choices = ", ".join(f"{k}={v}" if v else k for k, v in known.items()) or "none"
+      raise InputError(f"{where}: {name} has no argument {keyword.arg!r}; it has: {choices}")
+  missing = [k for k, v in known.items() if not v and k not in [x.arg for x in keywords]]
+  if missing:
+    raise InputError(f"{where}: {name} needs {', '.join(missing)}")
+  return Call(name, tuple(sorted((k.arg, _hashable(_literal(k.value, where))) for k in keywords)))
+
+
+def _hashable(value):
+  return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+# Arguments of model factories that the frame gives, never the user.
+_GIVEN = ("num_users", "num_items")
+
+
+def _arguments(package, name, where) -> dict[str, str]:
+  if "." in name:
+    parameters = inspect.signature(_own(name, where)).parameters.values()
+    known = {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters}
+  elif name in names(package):
+    known = signature(package, name)
+  else:
+    close = difflib.get_close_matches(name, names(package), n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise InputError(f"{where}: no {name!r} among {', '.join(names(package))}{hint}")
+  return {k: v for k, v in known.items() if k not in _GIVEN}
+
+
+def _factory(package, name) -> Callable:
+  if "." in name:
+    return _own(name, name)
+  return getattr(importlib.import_module(f"kd_jax.{package}.{name}"), name)
+
+
+def _own(name, where) -> Callable:
+  """A factory in a module of the user's own, looked for in the working directory too."""
+  module, _, attribute = name.rpartition(".")
+  if os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
+  try:
+    return getattr(importlib.import_module(module), attribute)
+  except ImportError as error:
+    raise InputError(f"{where}: cannot import {module}: {error}") from None
+  except AttributeError:
+    raise InputError(f"{where}: {module} has no {attribute!r}") from None

@@ -1,0 +1,30 @@
+"""Soft binary targets."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax.base import KD
+from kd_jax.losses.lists import candidate_lists
+
+
+def bce(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
+  """Soft binary targets: the teacher's sigmoid as the probability that the user likes the item.
+
+  mean over the list of BCE(sigmoid(student / temperature), sigmoid(teacher / temperature)). Folklore; the
+  point-wise form of Hinton et al. 2015 used for click models, e.g. Zhu et al., CIKM 2020, eq. 4.
+
+  Args:
+    temperature: softens both probabilities.
+    candidates: "full" (all items), "teacher" or "student" (its top k, the student's afresh every epoch).
+    k: length of the list, unless full.
+    exclude_seen: leave a user's training items out of the list.
+  """
+  def loss(student, teacher, batch):
+    target = jax.nn.sigmoid(teacher.scores / temperature)
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(student.scores / temperature, target), axis=1)
+
+  lists, sample = candidate_lists(candidates, k, exclude_seen)
+  return KD(loss, lists, sample)

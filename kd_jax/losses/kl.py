@@ -1,0 +1,29 @@
+"""Soft targets (KD)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.base import KD
+from kd_jax.losses.lists import candidate_lists
+
+
+def kl(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
+  """Soft targets (KD): Hinton, Vinyals, Dean, NIPS Workshop 2015, https://arxiv.org/abs/1503.02531, sec. 2.
+
+  temperature^2 * KL(softmax(teacher / temperature) || softmax(student / temperature)) over a list.
+
+  Args:
+    temperature: softens both distributions; the factor temperature^2 keeps gradients of one size.
+    candidates: "full" (all items), "teacher" or "student" (its top k, the student's afresh every epoch).
+    k: length of the list, unless full.
+    exclude_seen: leave a user's training items out of the list. The public recommender code keeps them.
+  """
+  def loss(student, teacher, batch):
+    log_p = jax.nn.log_softmax(teacher.scores / temperature)
+    log_q = jax.nn.log_softmax(student.scores / temperature)
+    return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
+
+  lists, sample = candidate_lists(candidates, k, exclude_seen)
+  return KD(loss, lists, sample)

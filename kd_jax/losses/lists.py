@@ -1,0 +1,41 @@
+"""What several methods need: lists of candidates, draws without replacement, the list-wise likelihood."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax.base import Array, InputError, Lists
+
+CANDIDATES = ("full", "teacher", "student")
+
+
+def candidate_lists(candidates: str, k: int, exclude_seen: bool):
+  """(Lists, sample) of a method whose candidates are all items, the teacher's or the student's top k."""
+  if candidates not in CANDIDATES:
+    raise InputError(f"candidates={candidates!r}: choose from {', '.join(CANDIDATES)}")
+  if candidates == "full":
+    return Lists(), None
+  if candidates == "teacher":
+    sample = lambda rng, view: {"items": view.teacher.items[:k], "teacher": view.teacher.scores[:k]}
+    return Lists(teacher=k, exclude_seen=exclude_seen), sample
+  return Lists(student=k, exclude_seen=exclude_seen), lambda rng, view: {"items": view.student.items[:k]}
+
+
+def draw_without_replacement(rng: Array, log_weights: Array, n: int) -> Array:
+  """Indices [n] drawn one after the other with p ~ exp(log_weights [K]), in the order of the draws.
+
+  The Gumbel top-n trick; Yellott 1977, Kool et al., ICML 2019.
+  """
+  return jax.lax.top_k(log_weights + jax.random.gumbel(rng, log_weights.shape), n)[1]
+
+
+def plackett_luce(interesting: Array, uninteresting: Array) -> Array:
+  """-log p(interesting [B, K] in this order, each before all of uninteresting [B, L]) -> [B].
+
+  Kang et al., CIKM 2020, eq. 8; Xia et al., ICML 2008. The sums over what is left to choose from run
+  from the last choice to the first in log space; a scan, as XLA's cumulative logsumexp is far slower.
+  """
+  rest = jax.nn.logsumexp(uninteresting, axis=1)  # [B]
+  _, left = jax.lax.scan(lambda x, s: (jnp.logaddexp(x, s),) * 2, rest, interesting.T, reverse=True)
+  return jnp.sum(left.T - interesting, axis=1)

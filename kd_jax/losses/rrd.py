@@ -1,0 +1,35 @@
+"""Relaxed ranking distillation (RRD)."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from kd_jax.base import KD, Lists
+from kd_jax.losses.lists import draw_without_replacement, plackett_luce
+
+
+def rrd(k: int = 40, uninteresting: int = 40, temperature: float = 10.0, depth: int = 500) -> KD:
+  """Relaxed ranking distillation (RRD): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357.
+
+  The list-wise likelihood (eq. 8) of k interesting items in the teacher's order, each ahead of all the
+  uninteresting ones, whose own order is left free. Drawn afresh every epoch.
+
+  Args:
+    k: interesting items, drawn without replacement from the teacher's top `depth` of unseen items with
+      p ~ exp(-rank / temperature) (eq. 6, ranks from 1), then sorted back by the teacher's rank.
+    uninteresting: items drawn uniformly from those neither seen nor in the teacher's top `depth`.
+    temperature: how fast the probability of being drawn falls with the rank.
+    depth: how much of the teacher's list is used.
+
+  Departs from the paper: uninteresting items are a systematic sample (distinct, each with the same
+  probability), not independent draws.
+  """
+  def sample(rng, view):
+    log_weights = -(jnp.arange(depth) + 1) / temperature
+    ranks = jnp.sort(draw_without_replacement(rng, log_weights, k))
+    return {"items": jnp.concatenate([view.teacher.items[ranks], view.unseen])}
+
+  def loss(student, teacher, batch):
+    return plackett_luce(student.scores[:, :k], student.scores[:, k:])
+
+  return KD(loss, Lists(teacher=depth, unseen=uninteresting), sample, teacher_scores=False)

@@ -1,0 +1,47 @@
+"""Compiles an epoch for the devices at hand. Nothing else knows of devices."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from kd_jax import train
+from kd_jax.base import InputError
+
+_AXIS = "data"
+
+
+@functools.cache
+def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
+  """`train.train_epoch` of `run` as (state, given, targets, batches, rng) -> (state, losses).
+
+  Batches [S, B, ...] are split over all devices along B, everything else is replicated: one program
+  over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one device's result.
+  """
+  devices = jax.device_count()
+  if batch_size % devices:
+    raise InputError(f"--batch_size={batch_size}: not divisible by the {devices} devices")
+  if parallel == "pmap":
+    return _pmap(run, devices)
+  epoch = functools.partial(train.train_epoch, run=run)
+  if devices == 1:
+    return jax.jit(epoch, donate_argnums=0)
+  mesh = Mesh(np.array(jax.devices()), (_AXIS,))
+  whole = NamedSharding(mesh, PartitionSpec())
+  rows = NamedSharding(mesh, PartitionSpec(None, _AXIS))
+  return jax.jit(epoch, in_shardings=(whole, whole, whole, rows, whole), out_shardings=whole, donate_argnums=0)
+
+
+def _pmap(run, devices):
+  step = functools.partial(train.train_epoch, run=run, axis_name=_AXIS)
+  compiled = jax.pmap(step, axis_name=_AXIS, in_axes=(None, None, None, 1, None), out_axes=None)
+
+  def epoch(state, given, targets, batches, rng):
+    by_device = lambda x: x.reshape(x.shape[0], devices, -1, *x.shape[2:])  # [S, devices, B / devices, ...]
+    return compiled(state, given, targets, jax.tree.map(by_device, batches), rng)
+
+  return epoch

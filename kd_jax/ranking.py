@@ -1,0 +1,195 @@
+"""Ranking all items for many users, in blocks of users, without ever holding users x items.
+
+The order is everywhere: score descending, item index ascending.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.base import Array, Interactions, Ranked
+
+BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
+
+
+class Seen(NamedTuple):
+  """Each user's items, as sorted rows one after the other, and again cut into blocks of users."""
+
+  starts: Array  # [U + 1] int32: items[starts[u]:starts[u + 1]] are those of user u
+  items: Array  # [N] int32, ascending within a user
+  block_rows: Array  # [U / BLOCK, P] int32: user within the block
+  block_items: Array  # [U / BLOCK, P] int32, padded with I, which a scatter drops
+
+
+def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> Seen:
+  """Indexes interactions [N] (repetitions count once). On the host."""
+  keys = np.unique(users.astype(np.int64) * num_items + items)
+  users, items = (keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32)
+  starts = np.searchsorted(users, np.arange(num_users + 1)).astype(np.int32)
+  rows, columns = _blocks(users, items, np.arange(num_users), num_items)
+  return Seen(starts, items, rows, columns)
+
+
+def _blocks(users, items, order, num_items):
+  """Interactions [N] of the users in `order`, cut into blocks of BLOCK users: two arrays [blocks, P]."""
+  place = np.full(max(int(order.max(initial=0)), int(users.max(initial=0))) + 1, -1)
+  place[order] = np.arange(len(order))
+  kept = place[users] >= 0
+  places, items = place[users[kept]], items[kept]
+  by_block = np.argsort(places // BLOCK, kind="stable")
+  places, items = places[by_block], items[by_block]
+  blocks = -(-len(order) // BLOCK)
+  sizes = np.bincount(places // BLOCK, minlength=blocks)
+  column = np.arange(len(places)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+  rows = np.zeros((blocks, sizes.max(initial=1)), np.int32)
+  columns = np.full_like(rows, num_items)
+  rows[places // BLOCK, column], columns[places // BLOCK, column] = places % BLOCK, items
+  return rows, columns
+
+
+def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
+  """The n-th (from 0) item that is absent from the user's row: uniform n gives uniform unseen items.
+
+  Exact, without rejection: in an ascending row e, e_j - j absent items precede e_j, so the answer is
+  n + #{j: e_j - j <= n}, found by bisection. `users` and `n` are of one shape.
+  """
+  low, high = seen.starts[users], seen.starts[users + 1]
+  first = low
+
+  def halve(_, bounds):
+    low, high = bounds
+    middle = (low + high) // 2
+    precedes = (low < high) & (seen.items[middle] - (middle - first) <= n)
+    return jnp.where(precedes, middle + 1, low), jnp.where(precedes, high, jnp.maximum(low, middle))
+
+  longest = seen.block_rows.shape[1]  # a row is no longer than its block
+  low, _ = jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))
+  return (n + low - first).astype(jnp.int32)
+
+
+def num_absent(seen: Seen, users: Array, num_items: int) -> Array:
+  """How many items are absent from the rows of `users`."""
+  return num_items - (seen.starts[users + 1] - seen.starts[users])
+
+
+def map_users(score: Callable[[Array], Array], seen: Seen, exclude_seen: bool, reduce: Callable) -> Any:
+  """`reduce(scores [BLOCK, I])`, arrays [BLOCK, ...], for every user: arrays [U, ...].
+
+  Seen items have the score -inf if they are excluded.
+  """
+  num_users = seen.starts.shape[0] - 1
+  blocks = seen.block_rows.shape[0]
+  users = jnp.minimum(jnp.arange(blocks * BLOCK), num_users - 1).reshape(blocks, BLOCK)
+
+  def block(x):
+    users, rows, columns = x
+    scores = score(users)
+    if exclude_seen:
+      scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
+    return reduce(scores)
+
+  out = jax.lax.map(block, (users, seen.block_rows, seen.block_items))
+  return jax.tree.map(lambda x: x.reshape(blocks * BLOCK, *x.shape[2:])[:num_users], out)
+
+
+def top_k(scores: Array, k: int) -> Ranked:
+  """The k best items of each row of scores [B, I]; -1 and -inf where fewer are not excluded."""
+  best, items = jax.lax.top_k(scores, min(k, scores.shape[1]))
+  return Ranked(jnp.where(best == -jnp.inf, -1, items).astype(jnp.int32), best)
+
+
+def top_k_and_tail(scores: Array, k: int) -> tuple[Ranked, Array]:
+  """`top_k`, and the softmax probability [B] of all the items that it leaves out."""
+  ranked = top_k(scores, k)
+  listed = jax.nn.logsumexp(ranked.scores, axis=1) - jax.nn.logsumexp(scores, axis=1)
+  return ranked, jnp.clip(-jnp.expm1(listed), 0.0, 1.0)
+
+
+def score_all(module: nn.Module, variables: dict) -> Callable[[Array], Array]:
+  """users [b] -> scores [b, I] of a network, its tables computed once."""
+  tables = module.apply(variables, method="tables")
+  return lambda users: module.apply(variables, {"users": users}, tables).scores
+
+
+@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen"))
+def network_top_k(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool) -> Ranked:
+  """The k best items of every user by a network, [U, k]."""
+  return map_users(score_all(module, variables), seen, exclude_seen, lambda scores: top_k(scores, k))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen"))
+def network_soft_labels(
+    module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool) -> tuple[Ranked, Array]:
+  """(the k best items of every user [U, k], the probability [U] of all others)."""
+  return map_users(score_all(module, variables), seen, exclude_seen, lambda scores: top_k_and_tail(scores, k))
+
+
+class HeldOut(NamedTuple):
+  """Held-out items laid out for `network_ranks`: users by falling number of items, in blocks."""
+
+  users: Array  # [blocks, BLOCK] int32
+  counts: Array  # [blocks] int32, the most items of a user of the block
+  starts: Array  # [blocks] int32, the block's first line of `items`
+  items: Array  # [lines, BLOCK] int32, one item of each user of the block; -1 is padding
+  block_rows: Array  # [blocks, P] int32, as in Seen
+  block_items: Array  # [blocks, P] int32
+
+
+def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> tuple[HeldOut, np.ndarray]:
+  """Lays out `held`; items in `masked` do not compete.
+
+  Returns it with `where` [M, 2], the line and column of each held-out interaction, in `held`'s order.
+  """
+  users, inverse, counts = np.unique(held.users, return_inverse=True, return_counts=True)
+  falling = np.argsort(-counts, kind="stable")
+  place = np.empty_like(falling)
+  place[falling] = np.arange(len(falling))
+  blocks = -(-len(users) // BLOCK)
+  padded = np.resize(users[falling], blocks * BLOCK).reshape(blocks, BLOCK).astype(np.int32)
+  most = counts[falling][::BLOCK].astype(np.int32)
+  starts = (np.cumsum(most) - most).astype(np.int32)
+  by_user = np.argsort(inverse, kind="stable")
+  nth = np.empty(len(inverse), np.int64)
+  nth[by_user] = np.arange(len(inverse)) - np.repeat(np.cumsum(counts) - counts, counts)
+  where = np.stack([starts[place[inverse] // BLOCK] + nth, place[inverse] % BLOCK], axis=1)
+  items = np.full((most.sum(), BLOCK), -1, np.int32)
+  items[where[:, 0], where[:, 1]] = held.items
+  rows, columns = _blocks(np.concatenate([m.users for m in masked]), np.concatenate([m.items for m in masked]),
+                          users[falling], num_items)
+  return HeldOut(padded, most, starts, items, rows, columns), where
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> Array:
+  """Ranks (from 0) of held-out items among all items that are not masked, laid out as `held.items`.
+
+  A compare and a sum per item instead of a sort. -1 for padding, -2 where a score is not finite.
+  """
+  score = score_all(module, variables)
+
+  def block(lines, x):
+    users, count, start, rows, columns = x
+    scores = score(users)  # [BLOCK, I]
+    bad = ~jnp.isfinite(jnp.max(scores, axis=1) - jnp.min(scores, axis=1))
+    scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
+    index = jnp.arange(scores.shape[1])
+
+    def line(j, lines):
+      items = held.items[start + j]  # [BLOCK]
+      own = jnp.take_along_axis(scores, jnp.maximum(items, 0)[:, None], axis=1)
+      above = (scores > own) | ((scores == own) & (index < items[:, None]))
+      rank = jnp.sum(above.astype(jnp.float32), axis=1).astype(jnp.int32)  # floats: the sum vectorises
+      return lines.at[start + j].set(jnp.where(items < 0, -1, jnp.where(bad, -2, rank)))
+
+    return jax.lax.fori_loop(0, count, line, lines), None
+
+  lines = jnp.full(held.items.shape, -1, jnp.int32)
+  blocks = held.users, held.counts, held.starts, held.block_rows, held.block_items
+  return jax.lax.scan(block, lines, blocks)[0]

@@ -1,0 +1,112 @@
+"""The directory of a run: everything that redoes it.
+
+  flags.txt       the flags, as a flagfile
+  run.json        versions, devices, hashes of the data, size of the model, the teacher
+  metrics.jsonl   one line per epoch
+  checkpoints/    the latest state and the best parameters, with sha256
+  result.json     written last: best epoch, validation metrics, seconds
+  test.json       written by evaluate.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+from importlib import metadata
+from typing import Any
+
+from absl import flags
+
+from kd_jax import artifacts
+from kd_jax.base import InputError
+
+FLAGS, INFO, METRICS, RESULT, TEST = "flags.txt", "run.json", "metrics.jsonl", "result.json", "test.json"
+_PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile")  # where, not what
+_EXTENDABLE = ("epochs",)  # a run may go on for longer
+_PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def start(directory: str | os.PathLike, values: flags.FlagValues) -> None:
+  """Writes flags.txt, or compares with what is there. Raises InputError if a flag has changed."""
+  path = pathlib.Path(directory) / FLAGS
+  lines = [f"--{name}={values[name].value}" for name in values
+           if name not in _PLACES and values[name].value is not None]
+  if path.exists():
+    keep = lambda lines: {x for x in lines if x and x.partition("=")[0].lstrip("-") not in _EXTENDABLE}
+    before, now = keep(path.read_text().splitlines()), keep(lines)
+    if before != now:
+      changed = sorted(now - before) or sorted(before - now)
+      was = sorted(before - now) or ["absent"]
+      raise InputError(f"--workdir={directory} holds a run with other flags: {' '.join(changed)} "
+                       f"(there: {' '.join(was)}); choose another directory")
+  elif path.parent.exists() and any(p for p in path.parent.iterdir() if p.name != ".lock"):
+    raise InputError(f"--workdir={directory}: not empty, and no run is in it")
+  else:
+    path.write_text("\n".join(lines) + "\n")
+
+
+def write_info(directory: str | os.PathLike, info: dict[str, Any]) -> None:
+  """Writes run.json, or checks that data and teacher are those of the run that is there."""
+  path = pathlib.Path(directory) / INFO
+  info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES}}
+  if path.exists():
+    before = read_info(directory)
+    for key in ("hashes", "teacher"):
+      if before[key] != json.loads(json.dumps(info[key])):
+        raise InputError(f"--workdir={directory}: its run used other {'data' if key == 'hashes' else 'teacher'}; "
+                         "choose another directory")
+    if before["versions"] != info["versions"] or before["devices"] != info["devices"]:
+      print(f"{directory}: goes on with other versions or devices; numbers may differ in the last bits")
+  artifacts.write_json_atomic(path, info)
+
+
+def _version(package):
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return "not installed"
+
+
+def read_info(directory: str | os.PathLike) -> dict[str, Any]:
+  """run.json. Raises InputError."""
+  return read_json(pathlib.Path(directory) / INFO)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """A JSON file of a run. Raises InputError if it is missing or damaged."""
+  try:
+    return json.loads(path.read_text())
+  except FileNotFoundError:
+    raise InputError(f"{path}: missing; is this the directory of a finished run?") from None
+  except ValueError as error:
+    raise InputError(f"{path}: damaged: {error}") from None
+
+
+def truncate_metrics(directory: str | os.PathLike, epoch: int) -> None:
+  """Drops lines of metrics.jsonl after `epoch`: those epochs are run again."""
+  path = pathlib.Path(directory) / METRICS
+  if path.exists():
+    kept = [line for line in path.read_text().splitlines() if _epoch(line) <= epoch]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(line + "\n" for line in kept))
+    os.replace(temporary, path)
+
+
+def _epoch(line):
+  try:
+    return json.loads(line)["epoch"]
+  except (ValueError, KeyError):  # a torn last line
+    return float("inf")
+
+
+def append_metrics(directory: str | os.PathLike, line: dict[str, Any]) -> None:
+  """Appends one line to metrics.jsonl."""
+  with open(pathlib.Path(directory) / METRICS, "a") as file:
+    file.write(json.dumps(line) + "\n")
+
+
+def read_metrics(directory: str | os.PathLike) -> list[dict[str, Any]]:
+  """All lines of metrics.jsonl."""
+  return [json.loads(line) for line in (pathlib.Path(directory) / METRICS).read_text().splitlines()]

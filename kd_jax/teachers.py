@@ -1,0 +1,66 @@
+"""Teachers: the directory of a finished run, or a directory of soft labels."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax import artifacts, checkpoint, lookup, runs, soft_labels
+from kd_jax.base import Dataset, InputError, Ranked
+
+
+class Teacher(NamedTuple):
+  """A live teacher has a module and parameters; stored soft labels have lists."""
+
+  module: nn.Module | None
+  params: dict | None
+  stored: Ranked | None  # [U, K]
+  exclude_seen: bool | None  # whether the stored lists leave out training items
+  provenance: dict[str, Any]  # what it is and the sha256 that pins it
+
+
+def load(path: str, dataset: Dataset) -> Teacher:
+  """Loads a teacher and checks that it was made from the same training data and ids as `dataset`.
+
+  Raises InputError: nothing there, damaged, or made from other data.
+  """
+  directory = pathlib.Path(path)
+  if (directory / runs.FLAGS).is_file():
+    return _from_run(directory, dataset)
+  if (directory / "manifest.json").is_file():
+    labels = soft_labels.read(directory, dataset)
+    sha256 = artifacts.hash_file(directory / "manifest.json")
+    return Teacher(None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
+                   {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
+  what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
+  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py or write labels with scripts/soft_labels.py")
+
+
+def _from_run(directory, dataset) -> Teacher:
+  info = runs.read_info(directory)
+  for part in ("train", "user_ids", "item_ids"):
+    if info["hashes"][part] != dataset.hashes[part]:
+      raise InputError(f"{directory}: trained on other data than {dataset.name} ({part} of {info['data']} differs)")
+  best, metadata = checkpoint.restore_best(directory)
+  return Teacher(build_module(info["model"], dataset), best["student"], None, None,
+                 {"model": info["model"], "epoch": metadata["best_epoch"],
+                  "checkpoint": artifacts.hash_file(checkpoint.newest_manifest(directory))})
+
+
+def network(directory: str, dataset: Dataset) -> tuple[nn.Module, dict]:
+  """(module, variables) of the best epoch of a run, to score with. Raises InputError."""
+  if not (pathlib.Path(directory) / runs.FLAGS).is_file():
+    raise InputError(f"{directory}: no run directory ({runs.FLAGS} is missing)")
+  teacher = _from_run(pathlib.Path(directory), dataset)
+  constants = teacher.module.constants(dataset) if hasattr(teacher.module, "constants") else {}
+  return teacher.module, jax.tree.map(jnp.asarray, {"params": teacher.params, "constants": constants})
+
+
+def build_module(model: str, dataset: Dataset) -> nn.Module:
+  """The Flax module of a model's call, for the sizes of `dataset`."""
+  call = lookup.parse("models", model, "model")
+  return lookup.build("models", call, num_users=dataset.num_users, num_items=dataset.num_items)

@@ -1,0 +1,33 @@
+"""Evaluates a run on the test split; with a teacher and a plain student, also says what distilling gained.
+
+  python scripts/evaluate.py --run=runs/student
+  python scripts/evaluate.py --run=runs/distilled --teacher=runs/teacher --student=runs/student
+"""
+
+import json
+
+from kd_jax import cli
+
+FLAGS = cli.define(
+    data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
+    run=("string", None, "Run directory to evaluate."),
+    split=("string", "test", "test or validation."),
+    mask_validation=("boolean", False, "On test, leave validation items out of the candidates."),
+    sampled=("integer", 0, "Also rank each held-out item among this many unseen ones (499 in the literature)."),
+    sampled_seed=("integer", 0, "Seed of those draws."),
+    teacher=("string", None, "Run of its teacher: compression ratio, overlap and transfer ratio."),
+    student=("string", None, "Run of the plain student: transfer ratio."))
+
+
+def main(values):
+  cli.require(values, "run")
+  from kd_jax import report
+
+  print(json.dumps(report.evaluate_run(
+      values.run, split=values.split, mask_validation=values.mask_validation, sampled=values.sampled,
+      sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student, data_dir=values.data_dir,
+      cache_dir=values.cache_dir), indent=1))
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, FLAGS)

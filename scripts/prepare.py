@@ -1,0 +1,33 @@
+#!/usr/bin/env python
+"""Finds or downloads a data set, cleans and splits it, stores it, and says what it did.
+
+  python scripts/prepare.py --data="citeulike(split='position')"
+"""
+
+import time
+
+from kd_jax import cli
+
+FLAGS = cli.define(cli.DATA)
+
+
+def main(flags):
+  from kd_jax import data, lookup
+  from kd_jax.data import audit, store
+
+  start = time.monotonic()
+  call = lookup.parse("data", flags.data, "data")
+  dataset = data.load(call, flags.data_dir, flags.cache_dir, splits=("train", "validation", "test"))
+  folder = store.prepare(store.canonical(call), flags.data_dir, flags.cache_dir)
+  print(f"{'SYNTHETIC: ' if dataset.synthetic else ''}{dataset.name}")
+  print(audit.describe(dataset.report["audit"]))
+  for group in ("cleaning", "split", "sources"):
+    print(f"{group}: {', '.join(f'{key} {value}' for key, value in dataset.report[group].items())}")
+  for name, value in dataset.hashes.items():
+    print(f"sha256 {value} {name}")
+  print(f"folder: {folder}")
+  print(f"seconds: {time.monotonic() - start:.2f}")
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, FLAGS)

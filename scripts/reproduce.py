@@ -1,0 +1,29 @@
+"""Rebuilds a table: trains what is missing, evaluates on test, writes NAME.md, NAME.json and NAME.png.
+
+  python scripts/reproduce.py --table=quickstart --workdir=runs/quickstart
+
+Started again, it reuses finished runs and goes on with the others. Tables: configs/tables/*.toml.
+"""
+
+from kd_jax import cli
+
+FLAGS = cli.define(
+    data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
+    table=("string", None, "A table of configs/tables, or the path of a .toml file."),
+    workdir=("string", None, "Directory of the table and its runs."),
+    seeds=("integer", None, "Number of seeds; default: the table's."))
+
+
+def main(values):
+  cli.require(values, "table", "workdir")
+  import pathlib
+
+  from kd_jax import tables
+
+  tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir)
+  name = pathlib.Path(values.table).stem
+  print((pathlib.Path(values.workdir) / f"{name}.md").read_text())
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, FLAGS)

@@ -1,0 +1,56 @@
+"""Counts of the real data sets. `real_data` is the folder of source files, or skips."""
+
+import pytest
+
+from kd_jax import data
+from kd_jax.data import audit, citeulike
+
+ALL = ("train", "validation", "test")
+COUNTS = {  # users, items, train, validation, test
+    "movielens": (942, 1447, 43929, 5497, 5949),
+    "citeulike": (5219, 25181, 98405, 12451, 14724),
+    "citeulike(split='position')": (5219, 25181, 98405, 12451, 14724),
+    "citeulike(split='loo')": (5219, 25181, 115142, 5219, 5219),
+    "citeulike(split='derrd')": (5219, 25181, 115142, 5219, 5219),
+    "citeulike(split='topology')": (5219, 25181, 115142, 5219, 5219),
+    # Train and validation together are the 810,128 interactions of the published train split.
+    "gowalla": (29858, 40981, 742879, 67249, 217242),
+    "online_retail": (4078, 3149, 212010, 26492, 26573),
+    "online_retail(split='loo_last')": (4078, 3149, 256919, 4078, 4078),
+    "movietweetings": (4333, 2414, 52741, 6698, 8616),
+}
+COLD_TEST = {"citeulike(split='derrd')": 258, "citeulike(split='topology')": 299,
+             "citeulike(split='position')": 10829}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+  return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("call", COUNTS)
+def test_counts(call, real_data, cache):
+  loaded = data.load(call, data_dir=real_data, cache_dir=cache, splits=ALL)
+  parts = [len(getattr(loaded, split).users) for split in ALL]
+  assert (loaded.num_users, loaded.num_items, *parts) == COUNTS[call]
+  assert [loaded.report["audit"][split] for split in ALL] == parts
+  if call in COLD_TEST:
+    assert loaded.report["audit"]["cold_test"] == COLD_TEST[call]
+
+
+def test_the_position_split_of_citeulike_is_found_out(real_data, cache):
+  loaded = data.load("citeulike(split='position')", data_dir=real_data, cache_dir=cache)
+  text = audit.describe(loaded.report["audit"])
+  for words in ("5,219 users, 25,181 items, 98,405/12,451/14,724 interactions", "= 73.5%", "not time",
+                "entirely cold test set 2,477"):
+    assert words in text
+
+
+def test_text_and_pickles_are_the_same_data_set(real_data, tmp_path):
+  (tmp_path / "citeulike-derrd").mkdir()
+  (tmp_path / "citeulike-derrd/raw").symlink_to(real_data / "citeulike-derrd/raw")
+  for split in citeulike._PUBLISHED:
+    call = f"citeulike(split={split!r})"
+    text, pickles = (data.load(call, data_dir=source, cache_dir=tmp_path / name).hashes
+                     for name, source in (("a", real_data), ("b", tmp_path)))
+    assert text == pickles

@@ -28,6 +28,7 @@ setuptools.setup(
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
         "tensorflow-datasets>=4.9.10",
+        "tqdm",
     ],
     extras_require={
         "cuda": ["jax[cuda13]"],

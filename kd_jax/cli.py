@@ -14,7 +14,8 @@ from kd_jax.base import InputError
 DATA = dict(
     data=("string", "movielens", "Data set: a name or a call, e.g. \"citeulike(split='position')\"."),
     data_dir=("string", None, "Folder with local copies of source files. Default: $KD_JAX_DATA."),
-    cache_dir=("string", None, "Folder of downloads, prepared data and compiled programs. Default: $KD_JAX_CACHE or ~/.cache/kd_jax."),
+    cache_dir=("string", None, "Folder of downloads, prepared data and compiled programs. "
+               "Default: $KD_JAX_CACHE or ~/.cache/kd_jax."),
 )
 TRAIN = dict(
     model=("string", "mf(dim=64)", "The model to train: a call, e.g. \"mf(dim=20)\"."),
@@ -24,7 +25,8 @@ TRAIN = dict(
     learning_rate=("float", 1e-3, "Learning rate."),
     weight_decay=("float", 0.0, "Weight decay."),
     loss=("string", "bpr", "Base loss: bpr, bce or softmax (over the positive and its negatives)."),
-    kd_per=("string", "interaction", "Weigh a distilled user of a batch by its interactions there, or every user alike: interaction or user."),
+    kd_per=("string", "interaction", "Weigh a distilled user of a batch by its interactions there, or every user "
+            "alike: interaction or user."),
     reduction=("string", "sum", "How per-example losses of a batch are reduced: sum (the literature's) or mean."),
     batch_size=("integer", 2048, "Interactions per step."),
     negatives=("integer", 1, "Unseen items drawn per interaction for the base loss."),
@@ -39,7 +41,8 @@ _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "floa
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "repeats")
 _NON_NEGATIVE = ("weight_decay", "patience", "seed")
-_CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
+_CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"),
+            "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test")}
 _PACKAGES = {"data": "data", "model": "models", "kd": "losses"}
 

@@ -14,8 +14,23 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from kd_jax import (artifacts, batches, checkpoint, data, evaluate, lookup, metrics, parallel, progress, ranking,
-                    resample, runs, tasks, teachers, train)
+from kd_jax import (
+  artifacts,
+  batches,
+  checkpoint,
+  data,
+  evaluate,
+  lookup,
+  metrics,
+  parallel,
+  progress,
+  ranking,
+  resample,
+  runs,
+  tasks,
+  teachers,
+  train,
+)
 from kd_jax.base import Dataset, InputError
 from kd_jax.data import store
 

@@ -37,7 +37,8 @@ def load(path: str, dataset: Dataset) -> Teacher:
     return Teacher(None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
                    {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
-  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py or write labels with scripts/soft_labels.py")
+  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py or write "
+                   "labels with scripts/soft_labels.py")
 
 
 def _from_run(directory, dataset) -> Teacher:

@@ -2,8 +2,6 @@
 
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -63,7 +61,6 @@ def test_every_flipped_bit_truncation_and_added_byte_is_refused(tmp_path):
       with pytest.raises(InputError, match=r"\.json|\.sha256" if "manifest" in path.name else path.name):
         artifacts.read(tmp_path / "t", "thing")
     path.write_bytes(data)
-  artifacts.read(tmp_path / "t", "thing")
 
 
 def swap(root):
@@ -73,7 +70,7 @@ def swap(root):
 
 
 def link(root):
-  shutil.move(root / "a.bin", root.parent / "outside")
+  os.rename(root / "a.bin", root.parent / "outside")
   (root / "a.bin").symlink_to(root.parent / "outside")
 
 
@@ -125,10 +122,10 @@ def test_a_full_disk_is_one_line_with_the_path(tmp_path):
 
 
 def test_foreign_directories_are_not_replaced(tmp_path):
-  (tmp_path / "mine").mkdir()
+  for name in ("mine", "empty"):
+    (tmp_path / name).mkdir()
   (tmp_path / "mine/thesis.txt").write_text("x")
   make(tmp_path / "other", kind="other")
-  (tmp_path / "empty").mkdir()
   make(tmp_path / "empty")
   for name in ("mine", "other", "mine/thesis.txt"):
     with pytest.raises(InputError, match="exists and is no 'thing'"):
@@ -137,9 +134,8 @@ def test_foreign_directories_are_not_replaced(tmp_path):
 
 
 def test_kill_between_the_renames_puts_the_old_one_back(tmp_path):
-  for aside in (".t.old", ".t.tmp"):
-    make(tmp_path / "t")
-    os.rename(tmp_path / "t", tmp_path / aside)
+  make(tmp_path / ".t.old")
+  make(tmp_path / ".t.tmp", metadata={"x": 2})
   assert artifacts.names(tmp_path) == ["t"]
   assert artifacts.read(tmp_path / "t", "thing") == {"x": 1}
   make(tmp_path / "t", metadata={"x": 3})
@@ -187,7 +183,7 @@ def test_kill_9_at_random_moments_never_loses_a_confirmed_artifact(tmp_path):
     child = run_child(REPLACE_FOREVER, tmp_path / "t")
     confirmed = int(child.stdout.readline())
     time.sleep(float(rng.uniform(0, 0.05)))
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     confirmed = max([confirmed, *map(int, child.stdout.read().split("\n")[:-1])])
     child.wait()
     n = artifacts.read(tmp_path / "t", "thing")["n"]
@@ -215,16 +211,14 @@ def test_lock_names_the_holder_and_dies_with_it(tmp_path):
   finally:
     child.kill()
     child.wait()
-  for _ in range(2):
-    with artifacts.lock(tmp_path):
-      assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
+  with artifacts.lock(tmp_path):
+    assert (tmp_path / ".lock").read_text() == f"{os.getpid()}\n"
 
 
 def test_a_second_writer_is_refused_and_the_first_one_ends(tmp_path):
   with artifacts.writing(tmp_path / "t", "thing", {}) as temporary:
     with pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
       make(tmp_path / "t")
-    (temporary / "a").write_text("x")
   artifacts.read(tmp_path / "t", "thing")
 
 

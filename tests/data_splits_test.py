@@ -41,8 +41,8 @@ def test_counts_per_user_follow_the_floor_rule(rule):
 
 
 def test_shares_that_binary_numbers_miss_are_still_exact():
-  parts = splits.by_ratio(np.zeros(10, int), np.arange(10), (0.7, 0.2, 0.1))
-  assert np.bincount(parts).tolist() == [7, 2, 1]
+  parts = splits.by_ratio(np.zeros(10, int), np.arange(10), (0.7, 0.1, 0.2))
+  assert np.bincount(parts).tolist() == [7, 1, 2]
 
 
 def test_position_keeps_the_order_of_the_source():

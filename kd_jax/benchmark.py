@@ -1,0 +1,109 @@
+"""Timings of the parts of a run, each the median of repeats after a warm-up."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from kd_jax import __version__, batches, data, evaluate, lookup, parallel, ranking, resample, tasks, teachers, train
+
+PLAIN = "plain"
+
+
+def measure(function: Callable[[], Any], repeats: int) -> dict[str, float]:
+  """Seconds of `function()`, its result waited for: first call, then median, min and max of `repeats`."""
+  times = []
+  for _ in range(repeats + 1):
+    start = time.perf_counter()
+    jax.block_until_ready(function())
+    times.append(time.perf_counter() - start)
+  return {"first": times[0], "median": statistics.median(times[1:]), "min": min(times[1:]), "max": max(times[1:])}
+
+
+def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch_size: int, repeats: int,
+        data_dir: str | None, cache_dir: str | None) -> Iterator[tuple[str, dict[str, float]]]:
+  """Yields (what, seconds): evaluation, then an epoch of the plain student and of every method.
+
+  The teacher is untrained: what it says does not change the time. An epoch is drawing batches and targets
+  plus training; its parts are given as well.
+  """
+  dataset = data.load(data_spec, data_dir, cache_dir)
+  seen = jax.tree.map(jnp.asarray, ranking.seen_of(
+      dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items))
+  student, teacher = (teachers.build_module(m, dataset) for m in (model, teacher_model))
+  layout = evaluate.layout(dataset, "validation")
+  for kd in [PLAIN, *kds]:
+    epoch, state = _epoch(dataset, seen, student, teacher, "" if kd == PLAIN else kd, batch_size)
+    if kd == PLAIN:
+      variables = {"params": state.params["networks"][train.STUDENT], "constants": _constants(student, dataset)}
+      yield "evaluation", measure(lambda: evaluate.full_ranking(student, variables, layout)[1], repeats)  # noqa: B023
+    yield f"epoch {kd}", _measure_epoch(epoch, state, repeats)
+
+
+def _constants(module, dataset):
+  return jax.tree.map(jnp.asarray, module.constants(dataset)) if hasattr(module, "constants") else {}
+
+
+def _epoch(dataset, seen, student, teacher, kd, batch_size):
+  """(epoch(state) -> (state, seconds of drawing), initial state)."""
+  kds = tuple((w, lookup.build("losses", call)) for w, call in lookup.parse_sum("losses", kd, "kd"))
+  networks = ((train.STUDENT, student), (train.TEACHER, teacher))[: 1 + bool(kds)]
+  edges = ((train.STUDENT, train.TEACHER),) if kds else ()
+  run = train.Run(networks, (train.STUDENT,), edges, kds, tasks.bpr, train.make_optimizer("adam", 1e-3, 1e-5), "sum")
+  example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
+  constants = {name: _constants(module, dataset) for name, module in networks}
+  alone = run._replace(networks=((train.STUDENT, teacher),), kds=(), edges=())
+  given = train.Given({}, {train.STUDENT: constants.get(train.TEACHER, {})})
+  params = {}
+  if kds:
+    params = {train.TEACHER: train.init(jax.random.key(1), alone, given, example).params["networks"][train.STUDENT]}
+  given = train.Given(params, constants)
+  resample.check(run, dataset)
+  sources = resample.prepare(run, dataset, seen, given, None)
+  users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
+  compiled = parallel.compile_epoch(run, "jit", batch_size)
+  numbers = iter(range(10**9))
+
+  def epoch(state):
+    number, start = next(numbers), time.perf_counter()
+    rng = jax.random.key(number)
+    plan = batches.plan(0, number, dataset.train.users, batch_size, "interaction")
+    batch = batches.draw(rng, plan, users, items, seen, negatives=1, num_items=dataset.num_items)
+    targets = resample.targets(rng, state.params, given, sources, run=run, num_items=dataset.num_items)
+    jax.block_until_ready((batch, targets))
+    drawn = time.perf_counter() - start
+    return compiled(state, given, targets, batch, rng)[0], drawn
+
+  return epoch, train.init(jax.random.key(0), run, given, example)
+
+
+def _measure_epoch(epoch, state, repeats) -> dict[str, float]:
+  drawn = []
+
+  def once():
+    nonlocal state
+    state, seconds = epoch(state)
+    drawn.append(seconds)
+    return state.params
+
+  whole = measure(once, repeats)
+  return whole | {"drawing": statistics.median(drawn[1:])}
+
+
+@functools.cache
+def machine() -> dict[str, Any]:
+  """What the timings were taken on."""
+  return {"kd_jax": __version__, "jax": jax.__version__, "python": platform.python_version(),
+          "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", "cores": _cores()}
+
+
+def _cores():
+  import os
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -1,0 +1,36 @@
+"""Times evaluation and an epoch of the plain student and of every method, after a warm-up.
+
+  python scripts/bench.py --data="citeulike(split='position')"
+"""
+
+from kd_jax import cli
+
+FLAGS = cli.define(
+    cli.DATA,
+    model=("string", "mf(dim=20)", "The student."),
+    teacher_model=("string", "mf(dim=400)", "The teacher; it is not trained."),
+    kds=("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
+    batch_size=("integer", 2048, "Interactions per step."),
+    repeats=("integer", 7, "Timings after the warm-up; the median counts."),
+    out=("string", None, "Write the timings to this JSON file."))
+
+
+def main(values):
+  kds = [kd.strip() for kd in values.kds.split(";") if kd.strip()]
+  for kd in kds:
+    cli.lookup.parse_sum("losses", kd, "kds")
+  from kd_jax import artifacts, benchmark
+
+  results = {}
+  print(f"{benchmark.machine()}\n{'seconds':44s}{'median':>9s}{'min':>9s}{'max':>9s}{'drawing':>9s}{'first':>9s}")
+  for name, seconds in benchmark.run(values.data, values.model, values.teacher_model, kds, batch_size=values.batch_size,
+                                     repeats=values.repeats, data_dir=values.data_dir, cache_dir=values.cache_dir):
+    results[name] = seconds
+    cells = [f"{seconds[k]:9.3f}" if k in seconds else " " * 9 for k in ("median", "min", "max", "drawing", "first")]
+    print(f"{name:44s}{''.join(cells)}", flush=True)
+  if values.out:
+    artifacts.write_json_atomic(values.out, {"machine": benchmark.machine(), "data": values.data, "seconds": results})
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, FLAGS)

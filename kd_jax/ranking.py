@@ -6,7 +6,9 @@ The order is everywhere: score descending, item index ascending.
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,15 +19,23 @@ import numpy as np
 from kd_jax.base import Array, Interactions, Ranked
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
+_MOST_PARTS = 8  # more threads than this wait for memory
+
+
+class Blocks(NamedTuple):
+  """Users in blocks of BLOCK, each block with the items of its users that are not to be ranked."""
+
+  users: Array  # [blocks, BLOCK] int32
+  rows: Array  # [blocks, P] int32: user within the block
+  items: Array  # [blocks, P] int32, padded with I, which a scatter drops
 
 
 class Seen(NamedTuple):
-  """Each user's items, as sorted rows one after the other, and again cut into blocks of users."""
+  """Each user's items, as sorted rows one after the other, and again in blocks of users."""
 
   starts: Array  # [U + 1] int32: items[starts[u]:starts[u + 1]] are those of user u
   items: Array  # [N] int32, ascending within a user
-  block_rows: Array  # [U / BLOCK, P] int32: user within the block
-  block_items: Array  # [U / BLOCK, P] int32, padded with I, which a scatter drops
+  blocks: Blocks  # users in order
 
 
 def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> Seen:
@@ -33,12 +43,11 @@ def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int
   keys = np.unique(users.astype(np.int64) * num_items + items)
   users, items = (keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32)
   starts = np.searchsorted(users, np.arange(num_users + 1)).astype(np.int32)
-  rows, columns = _blocks(users, items, np.arange(num_users), num_items)
-  return Seen(starts, items, rows, columns)
+  return Seen(starts, items, _blocks(users, items, np.arange(num_users), num_items))
 
 
-def _blocks(users, items, order, num_items):
-  """Interactions [N] of the users in `order`, cut into blocks of BLOCK users: two arrays [blocks, P]."""
+def _blocks(users, items, order, num_items) -> Blocks:
+  """The users of `order`, and of the interactions [N] those that are theirs, in blocks of BLOCK users."""
   place = np.full(max(int(order.max(initial=0)), int(users.max(initial=0))) + 1, -1)
   place[order] = np.arange(len(order))
   kept = place[users] >= 0
@@ -51,7 +60,7 @@ def _blocks(users, items, order, num_items):
   rows = np.zeros((blocks, sizes.max(initial=1)), np.int32)
   columns = np.full_like(rows, num_items)
   rows[places // BLOCK, column], columns[places // BLOCK, column] = places % BLOCK, items
-  return rows, columns
+  return Blocks(np.resize(order, blocks * BLOCK).reshape(blocks, BLOCK).astype(np.int32), rows, columns)
 
 
 def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
@@ -69,7 +78,7 @@ def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
     precedes = (low < high) & (seen.items[middle] - (middle - first) <= n)
     return jnp.where(precedes, middle + 1, low), jnp.where(precedes, high, jnp.maximum(low, middle))
 
-  longest = seen.block_rows.shape[1]  # a row is no longer than its block
+  longest = seen.blocks.rows.shape[1]  # a row is no longer than its block
   low, _ = jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))
   return (n + low - first).astype(jnp.int32)
 
@@ -77,26 +86,6 @@ def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
 def num_absent(seen: Seen, users: Array, num_items: int) -> Array:
   """How many items are absent from the rows of `users`."""
   return num_items - (seen.starts[users + 1] - seen.starts[users])
-
-
-def map_users(score: Callable[[Array], Array], seen: Seen, exclude_seen: bool, reduce: Callable) -> Any:
-  """`reduce(scores [BLOCK, I])`, arrays [BLOCK, ...], for every user: arrays [U, ...].
-
-  Seen items have the score -inf if they are excluded.
-  """
-  num_users = seen.starts.shape[0] - 1
-  blocks = seen.block_rows.shape[0]
-  users = jnp.minimum(jnp.arange(blocks * BLOCK), num_users - 1).reshape(blocks, BLOCK)
-
-  def block(x):
-    users, rows, columns = x
-    scores = score(users)
-    if exclude_seen:
-      scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
-    return reduce(scores)
-
-  out = jax.lax.map(block, (users, seen.block_rows, seen.block_items))
-  return jax.tree.map(lambda x: x.reshape(blocks * BLOCK, *x.shape[2:])[:num_users], out)
 
 
 def top_k(scores: Array, k: int) -> Ranked:
@@ -118,28 +107,57 @@ def score_all(module: nn.Module, variables: dict) -> Callable[[Array], Array]:
   return lambda users: module.apply(variables, {"users": users}, tables).scores
 
 
-@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen"))
 def network_top_k(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool) -> Ranked:
-  """The k best items of every user by a network, [U, k]."""
-  return map_users(score_all(module, variables), seen, exclude_seen, lambda scores: top_k(scores, k))
+  """The k best items of every user by a network, [U, k]. Not to be called inside jit."""
+  return network_soft_labels(module, variables, seen, k=k, exclude_seen=exclude_seen)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen"))
 def network_soft_labels(
     module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool) -> tuple[Ranked, Array]:
   """(the k best items of every user [U, k], the probability [U] of all others)."""
-  return map_users(score_all(module, variables), seen, exclude_seen, lambda scores: top_k_and_tail(scores, k))
+  parts = on_cores(lambda x: _soft_labels(module, variables, x, k=k, exclude_seen=exclude_seen), seen.blocks)
+  num_users = seen.starts.shape[0] - 1
+  # Part p holds every len(parts)-th block from the p-th on.
+  join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_users]
+  return jax.tree.map(join, *parts)
+
+
+@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen"))
+def _soft_labels(module, variables, blocks: Blocks, *, k, exclude_seen):
+  """As `network_soft_labels`, [blocks, BLOCK, ...]."""
+  score = score_all(module, variables)
+
+  def block(x):
+    users, rows, items = x
+    scores = score(users)
+    if exclude_seen:
+      scores = scores.at[rows, items].set(-jnp.inf, mode="drop")
+    return top_k_and_tail(scores, k)
+
+  return jax.lax.map(block, blocks)
+
+
+def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
+  """`function` of equal parts of `blocks`, arrays [blocks, ...]: one part for each core of a CPU.
+
+  XLA runs a top-k, like most loops, on one core. The last blocks are repeated to make parts equal.
+  """
+  parts = min(os.cpu_count(), _MOST_PARTS) if jax.default_backend() == "cpu" and jax.device_count() == 1 else 1
+  size = -(-jax.tree.leaves(blocks)[0].shape[0] // parts)
+  part = lambda p: jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size) * parts + p, x.shape[0] - 1)], blocks)
+  if parts == 1:
+    return [function(blocks)]
+  with futures.ThreadPoolExecutor(parts) as threads:
+    return list(threads.map(lambda p: jax.block_until_ready(function(part(p))), range(parts)))
 
 
 class HeldOut(NamedTuple):
   """Held-out items laid out for `network_ranks`: users by falling number of items, in blocks."""
 
-  users: Array  # [blocks, BLOCK] int32
+  blocks: Blocks
   counts: Array  # [blocks] int32, the most items of a user of the block
   starts: Array  # [blocks] int32, the block's first line of `items`
   items: Array  # [lines, BLOCK] int32, one item of each user of the block; -1 is padding
-  block_rows: Array  # [blocks, P] int32, as in Seen
-  block_items: Array  # [blocks, P] int32
 
 
 def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> tuple[HeldOut, np.ndarray]:
@@ -151,8 +169,6 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
   falling = np.argsort(-counts, kind="stable")
   place = np.empty_like(falling)
   place[falling] = np.arange(len(falling))
-  blocks = -(-len(users) // BLOCK)
-  padded = np.resize(users[falling], blocks * BLOCK).reshape(blocks, BLOCK).astype(np.int32)
   most = counts[falling][::BLOCK].astype(np.int32)
   starts = (np.cumsum(most) - most).astype(np.int32)
   by_user = np.argsort(inverse, kind="stable")
@@ -161,28 +177,33 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
   where = np.stack([starts[place[inverse] // BLOCK] + nth, place[inverse] % BLOCK], axis=1)
   items = np.full((most.sum(), BLOCK), -1, np.int32)
   items[where[:, 0], where[:, 1]] = held.items
-  rows, columns = _blocks(np.concatenate([m.users for m in masked]), np.concatenate([m.items for m in masked]),
-                          users[falling], num_items)
-  return HeldOut(padded, most, starts, items, rows, columns), where
+  masked_users, masked_items = (np.concatenate([getattr(m, k) for m in masked]) for k in ("users", "items"))
+  return HeldOut(_blocks(masked_users, masked_items, users[falling], num_items), most, starts, items), where
 
 
-@functools.partial(jax.jit, static_argnames="module")
-def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> Array:
+def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarray:
   """Ranks (from 0) of held-out items among all items that are not masked, laid out as `held.items`.
 
   A compare and a sum per item instead of a sort. -1 for padding, -2 where a score is not finite.
   """
+  function = lambda x: _ranks(module, variables, held.items, *x)
+  parts = on_cores(function, (held.blocks, held.counts, held.starts))
+  return functools.reduce(lambda x, y: np.where(x == -1, y, x), map(np.asarray, parts))
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _ranks(module, variables, held_items, blocks, counts, starts):
   score = score_all(module, variables)
 
   def block(lines, x):
-    users, count, start, rows, columns = x
+    (users, rows, columns), count, start = x
     scores = score(users)  # [BLOCK, I]
     bad = ~jnp.isfinite(jnp.max(scores, axis=1) - jnp.min(scores, axis=1))
     scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
     index = jnp.arange(scores.shape[1])
 
     def line(j, lines):
-      items = held.items[start + j]  # [BLOCK]
+      items = held_items[start + j]  # [BLOCK]
       own = jnp.take_along_axis(scores, jnp.maximum(items, 0)[:, None], axis=1)
       above = (scores > own) | ((scores == own) & (index < items[:, None]))
       rank = jnp.sum(above.astype(jnp.float32), axis=1).astype(jnp.int32)  # floats: the sum vectorises
@@ -190,6 +211,4 @@ def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> Array:
 
     return jax.lax.fori_loop(0, count, line, lines), None
 
-  lines = jnp.full(held.items.shape, -1, jnp.int32)
-  blocks = held.users, held.counts, held.starts, held.block_rows, held.block_items
-  return jax.lax.scan(block, lines, blocks)[0]
+  return jax.lax.scan(block, jnp.full(held_items.shape, -1, jnp.int32), (blocks, counts, starts))[0]

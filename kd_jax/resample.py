@@ -90,28 +90,30 @@ def _excluded(dataset, ranked):
   return jax.tree.map(jnp.asarray, ranking.seen_of(users, items, dataset.num_users, dataset.num_items))
 
 
-@functools.partial(jax.jit, static_argnames=("run", "num_items"))
 def targets(rng: Array, params: dict, given, sources: Sources, *, run: train.Run, num_items: int) -> dict[str, Batch]:
   """{edge key: {field: [U, ...]}} for the coming epoch."""
+  listed = {}
+  for edge in train.edges(run):
+    if edge.kd.lists.student:
+      module, variables = dict(run.networks)[edge.learner], train.variables(given, params, edge.learner)
+      lists = edge.kd.lists
+      listed[edge.key] = ranking.network_top_k(module, variables, sources.seen, k=lists.student,
+                                               exclude_seen=lists.exclude_seen)
+  return _targets(rng, params, given, sources, listed, run=run, num_items=num_items)
+
+
+@functools.partial(jax.jit, static_argnames=("run", "num_items"))
+def _targets(rng, params, given, sources, listed, *, run, num_items):
   fields = {}
   for j, edge in enumerate(train.edges(run)):
     if edge.kd.sample is None:
       continue
-    sampled = _sample(jax.random.fold_in(rng, j), edge, sources, _student_lists(run, edge, params, given, sources),
-                      num_items)
+    sampled = _sample(jax.random.fold_in(rng, j), edge, sources, listed.get(edge.key), num_items)
     if edge.kd.teacher_scores and "teacher" not in sampled:
       variables = train.variables(given, params, edge.teacher)
       sampled["teacher"] = _teacher_scores(run, variables, edge.teacher, sampled["items"])
     fields[edge.key] = sampled
   return fields
-
-
-def _student_lists(run, edge, params, given, sources) -> Ranked | None:
-  if not edge.kd.lists.student:
-    return None
-  module, variables = dict(run.networks)[edge.learner], train.variables(given, params, edge.learner)
-  lists = edge.kd.lists
-  return ranking.network_top_k(module, variables, sources.seen, k=lists.student, exclude_seen=lists.exclude_seen)
 
 
 def _sample(rng, edge, sources, student, num_items) -> Batch:

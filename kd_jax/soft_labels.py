@@ -55,14 +55,8 @@ def write(
   missing = [key for key in _REQUIRED if not provenance.get("hashes", {}).get(key)]
   if missing:
     raise InputError(f"{directory}: the provenance has no hash of {', '.join(missing)}")
-  metadata = {
-    "num_users": num_users,
-    "num_items": num_items,
-    "top_k": top_k,
-    "exclude_seen": exclude_seen,
-    "users_per_shard": users_per_shard,
-    "provenance": provenance,
-  }
+  metadata = {"num_users": num_users, "num_items": num_items, "top_k": top_k, "exclude_seen": exclude_seen}
+  metadata |= {"users_per_shard": users_per_shard, "provenance": provenance}
   with artifacts.writing(directory, KIND, metadata) as temporary:
     first = 0
     for number, shard in enumerate(_reblock(blocks, top_k, users_per_shard)):

@@ -216,7 +216,7 @@ def test_lock_names_the_holder_and_dies_with_it(tmp_path):
 
 
 def test_a_second_writer_is_refused_and_the_first_one_ends(tmp_path):
-  with artifacts.writing(tmp_path / "t", "thing", {}) as temporary:
+  with artifacts.writing(tmp_path / "t", "thing", {}):
     with pytest.raises(InputError, match=f"in use by process {os.getpid()}"):
       make(tmp_path / "t")
   artifacts.read(tmp_path / "t", "thing")

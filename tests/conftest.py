@@ -1,0 +1,98 @@
+"""What all tests share: one CPU device, a cache of this session only, small data, scripts as processes."""
+
+import importlib.util
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_CACHE = tempfile.mkdtemp(prefix="kd_jax_tests_")
+# Before anything imports jax; processes that tests start inherit it.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KD_JAX_CACHE"] = _CACHE
+if importlib.util.find_spec("kd_jax") is None or "PYTHONPATH" in os.environ:
+  sys.path.insert(0, str(ROOT))
+  os.environ["PYTHONPATH"] = os.pathsep.join(x for x in (str(ROOT), os.environ.get("PYTHONPATH")) if x)
+
+
+def pytest_unconfigure(config):
+  shutil.rmtree(_CACHE, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def real_data():
+  """The folder of source files of the real data sets."""
+  folder = pathlib.Path(os.environ.get("KD_JAX_DATA") or ROOT.parent / "shared" / "data")
+  if not folder.is_dir():
+    pytest.skip(f"no real data: set KD_JAX_DATA to a folder of source files ({folder} does not exist)")
+  return folder
+
+
+@pytest.fixture(scope="session")
+def make_dataset():
+  """make(num_users, num_items, train=, validation=, test=, seed=): items per user of each split."""
+  from kd_jax.base import Dataset, Interactions
+
+  def make(num_users=48, num_items=950, train=9, validation=1, test=1, seed=0):
+    rng = np.random.default_rng(seed)
+    drawn = np.argsort(rng.random((num_users, num_items)), axis=1)[:, : train + validation + test]
+    splits = []
+    for columns in np.split(drawn, [train, train + validation], axis=1):
+      users = np.repeat(np.arange(num_users, dtype=np.int32), columns.shape[1])
+      splits.append(Interactions(users, columns.reshape(-1).astype(np.int32)))
+    ids = np.arange(num_users).astype(str), np.arange(num_items).astype(str)
+    return Dataset("in_memory()", num_users, num_items, *splits, *ids, hashes={}, report={}, synthetic=True)
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def wide(make_dataset):
+  """48 users and 950 items: enough for the default lists of every method."""
+  return make_dataset()
+
+
+@pytest.fixture(scope="session")
+def flags():
+  """flags("--workdir=x", ...) parsed as scripts/train.py does."""
+  from kd_jax import cli
+
+  def parse(*arguments):
+    values = cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""))
+    return cli.parse(values, [str(a) for a in arguments])
+
+  return parse
+
+
+@pytest.fixture(scope="session")
+def small():
+  """Flags of a run that takes a second: few users, a few epochs."""
+  data = "synthetic(users=100, items=240, interactions_per_user=16)"
+  return (f"--data={data}", "--model=mf(dim=4)", "--epochs=3", "--batch_size=256", "--learning_rate=0.02")
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory, flags, small):
+  """A finished run on the data of `small`."""
+  from kd_jax import experiment
+
+  directory = tmp_path_factory.mktemp("teacher") / "run"
+  experiment.run_training(flags(*small, "--model=mf(dim=16)", f"--workdir={directory}"))
+  return directory
+
+
+@pytest.fixture(scope="session")
+def script():
+  """script("train", "--epochs=1", ...): the finished process of scripts/train.py."""
+
+  def run(name, *arguments, cwd=None, env=None):
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+  return run

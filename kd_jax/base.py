@@ -60,40 +60,51 @@ class Ranked(NamedTuple):
 
 
 class View(NamedTuple):
-  """What a sampler sees of one user."""
+  """What a sampler sees of one user (of one item, its users being the candidates, with rows="items")."""
 
   user: Array  # [] int32
-  teacher: Ranked | None  # [lists.teacher] items
+  teacher: Ranked | None  # [lists.teacher] items; [E, lists.teacher] with all_teachers
   student: Ranked | None  # [lists.student] items, as the student ranks them now
   unseen: Array | None  # [lists.unseen] distinct uniform items, neither seen nor in `teacher`
+  epoch: Array  # [] int32, from 0
+  previous: Batch  # the fields named by `remember` as this sampler returned them last; zeros at first
+  popularity: Array  # [I] int32, training interactions of every item
 
 
 class Lists(NamedTuple):
   """The ranked lists and draws that a method's sampler needs, by their lengths."""
 
   teacher: int = 0  # ranked once per run; a soft-label store holds exactly these
-  student: int = 0  # ranked afresh before every epoch
+  student: int = 0  # ranked afresh every `every` epochs
   unseen: int = 0  # drawn afresh before every epoch
   exclude_seen: bool = True  # leave each user's training items out of the lists
+  every: int = 1
 
 
 class KD(NamedTuple):
   """A distillation method: pure functions, as optax's GradientTransformation is.
 
   `loss(student, teacher, batch)` returns one value per row, [B], and never reduces, weights, clips or
-  stops gradients: the frame does. `student.scores[b, c]` and `teacher.scores[b, c]` speak of the same
-  candidate, `batch["items"][b, c]`. Rows are a batch's distinct users, since what is distilled depends on
-  the user alone; with rows="interactions" they are the batch, candidates its positives and negatives.
+  stops gradients: the frame does. What a row is, `rows` says:
 
-  `sample(rng, view)` is written for one user and returns target fields; the frame runs it for every
+  "users": the distinct users of a batch, since what is distilled depends on the user alone. Scores are
+    [B, C]; `student.scores[b, c]` and `teacher.scores[b, c]` speak of candidate `batch["items"][b, c]`.
+  "items": the same with the sides swapped: rows are the distinct items of a batch, candidates are users.
+  "entities": the users of a batch, `batch["users"]` [M], then its items, `batch["items"]` [N], positives
+    and negatives; `student.query` and `teacher.query` [M + N, D] are their representations.
+
+  `sample(rng, view)` is written for one row and returns target fields; the frame runs it for every
   user before each epoch and gathers the rows of a batch. The field `items` [C] names the candidates;
   `teacher` [C], where given, their teacher scores (else the frame asks the live teacher). Without
-  `sample` the candidates are all items.
+  `sample` the candidates are all items. `batch["epoch"]` counts from 0.
   """
 
   loss: Callable[[Outputs, Outputs, Batch], Array]
   lists: Lists = Lists()
   sample: Callable[[Array, View], Batch] | None = None
-  adapter: Any = None  # nn.Module: (student, teacher, batch) -> student in the teacher's space
+  adapter: Any = None  # nn.Module: (student, teacher, batch) -> what `loss` gets as student
   teacher_scores: bool = True  # does the loss read teacher.scores?
-  rows: str = "users"  # distil the distinct users of a batch, or its "interactions" with their items
+  rows: str = "users"  # or "items", "entities"
+  in_batch: bool = False  # compares rows with each other: needs the whole batch, not a device's share
+  all_teachers: bool = False  # one loss for all teachers, their scores [E, B, C], instead of one for each
+  remember: tuple[str, ...] = ()  # sampled fields that the next sampling sees, [] each

@@ -14,38 +14,59 @@ from kd_jax.ranking import Seen, nth_absent, num_absent
 _MULTIPLE = 128  # distinct users of a batch are padded to this, so that epochs rarely differ in shape
 
 
-def plan(seed: int, epoch: int, users: np.ndarray, batch_size: int, kd_per: str) -> Batch:
+def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: str) -> Batch:
   """Which interactions make which batch. On the host: sorting on the device is slower.
 
   Returns `rows` [S, B] (interactions in random order), their `weight` [S, B] (0 for the padding of the
-  last batch), and the distinct users of each batch, `kd_users` [S, M], with `kd_weight` [S, M]: a user is
-  distilled once, for as many interactions as it has in the batch (kd_per="interaction") or as one.
+  last batch), and the distinct users of each batch, `kd_users` [S, M], with `kd_users_weight` [S, M]: a
+  user is distilled once, for as many interactions as it has in the batch (kd_per="interaction") or as
+  one. The same for its positive items, `kd_items`.
   """
-  order = np.random.default_rng([seed, epoch]).permutation(len(users)).astype(np.int32)
+  order = np.random.default_rng([seed, epoch]).permutation(len(train.users)).astype(np.int32)
   steps = -(-len(order) // batch_size)
   rows = np.pad(order, (0, steps * batch_size - len(order))).reshape(steps, batch_size)
   weight = (np.arange(rows.size) < len(order)).astype(np.float32).reshape(rows.shape)
-  distinct = [np.unique(users[r[w > 0]], return_counts=True) for r, w in zip(rows, weight, strict=True)]
-  width = min(-(-max(len(u) for u, _ in distinct) // _MULTIPLE) * _MULTIPLE, batch_size)
-  kd_users, kd_weight = np.zeros((steps, width), np.int32), np.zeros((steps, width), np.float32)
-  for step, (who, count) in enumerate(distinct):
-    kd_users[step, : len(who)] = who
-    kd_weight[step, : len(who)] = count if kd_per == "interaction" else 1
-  return {"rows": rows, "weight": weight, "kd_users": kd_users, "kd_weight": kd_weight}
+  batch = {"rows": rows, "weight": weight}
+  for side, column in (("kd_users", train.users), ("kd_items", train.items)):
+    batch[side], batch[f"{side}_weight"] = _distinct(column[rows], weight, kd_per)
+  return batch
 
 
-@functools.partial(jax.jit, static_argnames=("negatives", "num_items"))
-def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, negatives: int, num_items: int) -> Batch:
+def _distinct(entries, weight, kd_per):
+  """Distinct entries of each line of [S, B] with their weights, both [S, M]."""
+  found = [np.unique(e[w > 0], return_counts=True) for e, w in zip(entries, weight, strict=True)]
+  width = min(-(-max(len(e) for e, _ in found) // _MULTIPLE) * _MULTIPLE, entries.shape[1])
+  distinct, counted = np.zeros((len(found), width), np.int32), np.zeros((len(found), width), np.float32)
+  for step, (who, count) in enumerate(found):
+    distinct[step, : len(who)] = who
+    counted[step, : len(who)] = count if kd_per == "interaction" else 1
+  return distinct, counted
+
+
+@functools.partial(jax.jit, static_argnames=("negatives", "num_items", "kd_per"))
+def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, negatives: int, num_items: int,
+         kd_per: str = "interaction") -> Batch:
   """Turns a `plan` into batches: `users` [S, B] and `items` [S, B, 1 + negatives], the positive first.
 
-  Negatives are uniform over the items that the user has not seen in training.
+  Negatives are uniform over the items that the user has not seen in training. `items_weight` is the
+  weight of the items as entities: with kd_per="user", 1 only where an item is first met in the batch.
   """
   rows = plan["rows"]
   users, positives = users[rows], items[rows]
   n = jax.random.randint(rng, (negatives, *rows.shape), 0, num_absent(seen, users, num_items))
   drawn = nth_absent(seen, jnp.broadcast_to(users, n.shape), n)  # [negatives, S, B]
   items = jnp.moveaxis(jnp.concatenate([positives[None], drawn]), 0, -1)
-  return {k: v for k, v in plan.items() if k != "rows"} | {"users": users, "items": items}
+  weight = jnp.broadcast_to(plan["weight"][..., None], items.shape)
+  if kd_per == "user":
+    weight = weight * jax.vmap(lambda i, w: _first(i, w, num_items))(items, weight)
+  return {k: v for k, v in plan.items() if k != "rows"} | {"users": users, "items": items, "items_weight": weight}
+
+
+def _first(items, weight, num_items):
+  """1.0 where an item is met for the first time in [B, n], counting only places of positive weight."""
+  place = jnp.where(weight > 0, jnp.arange(items.size).reshape(items.shape), items.size)
+  first = jnp.full((num_items,), items.size).at[items].min(place)
+  return (first[items] == place).astype(jnp.float32)
 
 
 def to_device(train: Interactions, num_users: int, num_items: int) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax import __version__, batches, data, evaluate, lookup, parallel, ranking, resample, tasks, teachers, train
+from kd_jax import __version__, batches, data, evaluate, lookup, parallel, resample, tasks, teachers, train
 
 PLAIN = "plain"
 
@@ -35,12 +35,10 @@ def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch
   plus training; its parts are given as well.
   """
   dataset = data.load(data_spec, data_dir, cache_dir)
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(
-      dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items))
   student, teacher = (teachers.build_module(m, dataset) for m in (model, teacher_model))
   layout = evaluate.layout(dataset, "validation")
   for kd in [PLAIN, *kds]:
-    epoch, state = _epoch(dataset, seen, student, teacher, "" if kd == PLAIN else kd, batch_size)
+    epoch, state = _epoch(dataset, student, teacher, "" if kd == PLAIN else kd, batch_size)
     if kd == PLAIN:
       variables = {"params": state.params["networks"][train.STUDENT], "constants": _constants(student, dataset)}
       yield "evaluation", measure(lambda: evaluate.full_ranking(student, variables, layout)[1], repeats)  # noqa: B023
@@ -51,37 +49,45 @@ def _constants(module, dataset):
   return jax.tree.map(jnp.asarray, module.constants(dataset)) if hasattr(module, "constants") else {}
 
 
-def _epoch(dataset, seen, student, teacher, kd, batch_size):
+def _epoch(dataset, student, teacher, kd, batch_size):
   """(epoch(state) -> (state, seconds of drawing), initial state)."""
   kds = tuple((w, lookup.build("losses", call)) for w, call in lookup.parse_sum("losses", kd, "kd"))
   networks = ((train.STUDENT, student), (train.TEACHER, teacher))[: 1 + bool(kds)]
   edges = ((train.STUDENT, train.TEACHER),) if kds else ()
   run = train.Run(networks, (train.STUDENT,), edges, kds, tasks.bpr, train.make_optimizer("adam", 1e-3, 1e-5), "sum")
-  example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
   constants = {name: _constants(module, dataset) for name, module in networks}
-  alone = run._replace(networks=((train.STUDENT, teacher),), kds=(), edges=())
-  given = train.Given({}, {train.STUDENT: constants.get(train.TEACHER, {})})
+  example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
   params = {}
   if kds:
-    params = {train.TEACHER: train.init(jax.random.key(1), alone, given, example).params["networks"][train.STUDENT]}
+    own = {"constants": constants[train.TEACHER]}
+    made = teacher.apply(own, example, rngs={"params": jax.random.key(1)}, mutable=["params"])[1]
+    params[train.TEACHER] = made["params"]
   given = train.Given(params, constants)
   resample.check(run, dataset)
-  sources = resample.prepare(run, dataset, seen, given, None)
+  sources = resample.prepare(run, dataset, given)
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
   compiled = parallel.compile_epoch(run, "jit", batch_size)
-  numbers = iter(range(10**9))
+  numbers, lists = iter(range(10**9)), None
+
+  def draw(state, number):
+    nonlocal lists
+    rng = jax.random.key(number)
+    plan = batches.plan(0, number, dataset.train, batch_size, "interaction")
+    batch = batches.draw(rng, plan, users, items, sources.seen["users"], negatives=1, num_items=dataset.num_items)
+    lists = resample.learner_lists(run, state.params, given, sources, number, lists)
+    return batch, resample.targets(rng, state.params, given, sources, lists, state.memory, jnp.int32(number), run=run)
 
   def epoch(state):
     number, start = next(numbers), time.perf_counter()
-    rng = jax.random.key(number)
-    plan = batches.plan(0, number, dataset.train.users, batch_size, "interaction")
-    batch = batches.draw(rng, plan, users, items, seen, negatives=1, num_items=dataset.num_items)
-    targets = resample.targets(rng, state.params, given, sources, run=run, num_items=dataset.num_items)
-    jax.block_until_ready((batch, targets))
+    batch, targets = jax.block_until_ready(draw(state, number))
     drawn = time.perf_counter() - start
-    return compiled(state, given, targets, batch, rng)[0], drawn
+    return compiled(state, given, targets, batch, jax.random.key(number))[0], drawn
 
-  return epoch, train.init(jax.random.key(0), run, given, example)
+  first = jax.tree.map(lambda x: x[0], batches.draw(
+      jax.random.key(0), batches.plan(0, 0, dataset.train, batch_size, "interaction"), users, items,
+      sources.seen["users"], negatives=1, num_items=dataset.num_items))
+  state = train.init(jax.random.key(0), run, given, first)
+  return epoch, state._replace(memory=resample.initial_memory(run, dataset))
 
 
 def _measure_epoch(epoch, state, repeats) -> dict[str, float]:

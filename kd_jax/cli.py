@@ -20,7 +20,8 @@ DATA = dict(
 TRAIN = dict(
     model=("string", "mf(dim=64)", "The model to train: a call, e.g. \"mf(dim=20)\"."),
     kd=("string", "", 'Distillation: a weighted sum of methods, e.g. "0.1*rrd(temperature=10)". Empty: none.'),
-    teacher=("string", None, "Run directory of the teacher, or a directory of soft labels."),
+    teacher=("string", None, "Run directory of the teacher, or a directory of soft labels; several with commas."),
+    peer=("string", None, "A second model that is trained at the same time: student and peer teach each other."),
     optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
     learning_rate=("float", 1e-3, "Learning rate."),
     weight_decay=("float", 0.0, "Weight decay."),
@@ -44,7 +45,7 @@ _NON_NEGATIVE = ("weight_decay", "patience", "seed")
 _CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test")}
-_PACKAGES = {"data": "data", "model": "models", "kd": "losses"}
+_PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}
 
 
 def define(*groups: dict, **own) -> flags.FlagValues:

@@ -24,7 +24,6 @@ from kd_jax import (
   metrics,
   parallel,
   progress,
-  ranking,
   resample,
   runs,
   tasks,
@@ -38,13 +37,12 @@ _SAVE_SECONDS = 30  # between checkpoints; a kill loses no more than this
 
 
 class Setup(NamedTuple):
-  """A run made ready: what is static, what is fixed, and the data on the device."""
+  """A run made ready: what is static, what is fixed, and the data."""
 
   run: train.Run
   given: train.Given
   dataset: Dataset
-  seen: ranking.Seen
-  teacher: teachers.Teacher | None
+  teachers: list[teachers.Teacher]
 
 
 class Position(NamedTuple):
@@ -69,34 +67,52 @@ def _kd(call: lookup.Call):
   return lookup.build("losses", call)  # once, so that equal runs are equal and compile once
 
 
+@functools.cache
+def _weight(weight: float | lookup.Call):
+  return weight if isinstance(weight, float) else lookup.build_schedule(weight)
+
+
 _optimizer = functools.cache(train.make_optimizer)
 
 
 def setup(values: flags.FlagValues, splits=("train", "validation")) -> Setup:
-  """Loads data and teacher and builds the run. Raises InputError before anything is compiled."""
+  """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
   metrics_cutoffs(values)
-  kds = tuple((weight, _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
-  if bool(kds) != bool(values.teacher):
-    raise InputError("--kd needs --teacher=RUN_OR_DIR" if kds else "--teacher is given, but no --kd to distil with")
+  kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
+  if bool(kds) != bool(values.teacher or values.peer):
+    raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
+                     "--teacher or --peer is given, but no --kd to distil with")
   dataset = data.load(values.data, values.data_dir, values.cache_dir, splits=splits)
-  module = teachers.build_module(values.model, dataset)
-  networks, edges, params, teacher = [(train.STUDENT, module)], (), {}, None
-  if kds:
-    if hasattr(module, "fit"):
-      raise InputError(f"--model={values.model}: has no parameters to distil into")
-    teacher = teachers.load(values.teacher, dataset)
-    edges = ((train.STUDENT, train.TEACHER),)
-    if teacher.module is not None:
-      networks.append((train.TEACHER, teacher.module))
-      params[train.TEACHER] = jax.tree.map(jnp.asarray, teacher.params)
-  run = train.Run(tuple(networks), (train.STUDENT,), edges, kds, tasks.LOSSES[values.loss],
+  networks, edges = _learners(values, dataset)
+  params, loaded = {}, []
+  for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
+    name = train.TEACHER + (str(number) if number else "")
+    loaded.append(teachers.load(path, dataset))
+    edges += [(learner, name) for learner in networks if learner in (train.STUDENT, train.PEER)]
+    if loaded[-1].module is not None:
+      networks[name] = loaded[-1].module
+      params[name] = jax.tree.map(jnp.asarray, loaded[-1].params)
+  learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
+  run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay), values.reduction)
-  _check_teacher(run, teacher)
+  _check_teachers(run, loaded)
   resample.check(run, dataset)
-  constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks
+  constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks.items()
                if hasattr(m, "constants")}
-  seen = ranking.seen_of(dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items)
-  return Setup(run, train.Given(params, constants), dataset, jax.tree.map(jnp.asarray, seen), teacher)
+  ready = Setup(run, train.Given(params, constants), dataset, loaded)
+  jax.eval_shape(lambda: train.init(jax.random.key(0), run, ready.given, _batch(values)))  # methods fit the networks
+  return ready
+
+
+def _learners(values, dataset) -> tuple[dict, list]:
+  """The student, and with --peer a second network that learns with it and from it."""
+  networks = {train.STUDENT: teachers.build_module(values.model, dataset)}
+  if values.kd and hasattr(networks[train.STUDENT], "fit"):
+    raise InputError(f"--model={values.model}: has no parameters to distil into")
+  if not values.peer:
+    return networks, []
+  networks[train.PEER] = teachers.build_module(values.peer, dataset)
+  return networks, [(train.STUDENT, train.PEER), (train.PEER, train.STUDENT)]
 
 
 def metrics_cutoffs(values) -> tuple[int, ...]:
@@ -108,19 +124,22 @@ def metrics_cutoffs(values) -> tuple[int, ...]:
   return tuple(sorted({*evaluate.CUTOFFS, k}))
 
 
-def _check_teacher(run, teacher):
+def _check_teachers(run, loaded):
   """Stored lists must be of the right kind and long enough; what they do not hold needs a live teacher."""
-  if teacher is None or teacher.stored is None:
+  stored = [t for t in loaded if t.stored is not None]
+  if not stored:
     return
+  if len(loaded) > 1:
+    raise InputError("--teacher: soft labels of one teacher can be used, or several run directories")
   for _, kd in run.kds:
     if resample.needs_live_teacher(kd):
-      raise InputError("--kd: the method asks the teacher about items outside its stored lists; "
-                       "give the teacher's run directory instead of soft labels")
-    listed = teacher.stored.items.shape[1]
+      raise InputError("--kd: the method asks the teacher for what its stored lists do not hold; give the teacher's "
+                       "run directory instead of soft labels")
+    listed = stored[0].stored.items.shape[1]
     if kd.lists.teacher > listed:
       raise InputError(f"--teacher: its lists hold {listed} items, --kd asks for {kd.lists.teacher}; write them "
                        f"again with --top_k={kd.lists.teacher}")
-    if kd.lists.exclude_seen != teacher.exclude_seen:
+    if kd.lists.exclude_seen != stored[0].exclude_seen:
       word = "without" if kd.lists.exclude_seen else "with"
       raise InputError(f"--teacher: --kd asks for lists {word} training items; write the soft labels again with "
                        f"--exclude_seen={kd.lists.exclude_seen}")
@@ -140,23 +159,21 @@ def run_training(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _info(values, ready) -> dict[str, Any]:
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), _alone(ready.run), ready.given, _batch(values)))
-  sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes.params["networks"])]
+  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, _batch(values)))
+  sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes.params["networks"][train.STUDENT])]
   return {
-      "model": values.model, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
+      "model": values.model, "peer": values.peer, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
       "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
-      "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": ready.teacher and ready.teacher.provenance,
+      "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
-
-
-def _alone(run):
-  return run._replace(kds=(), edges=())
 
 
 def _batch(values):
   """A batch of the shapes of training, to initialise with."""
-  rows = values.batch_size
-  return {"users": jnp.zeros(rows, jnp.int32), "items": jnp.zeros((rows, 1 + values.negatives), jnp.int32)}
+  rows, items = jnp.zeros(values.batch_size, jnp.int32), jnp.zeros((values.batch_size, 1 + values.negatives), jnp.int32)
+  weight = jnp.ones(values.batch_size)
+  return {"users": rows, "items": items, "weight": weight, "items_weight": jnp.ones(items.shape), "kd_users": rows,
+          "kd_users_weight": weight, "kd_items": rows, "kd_items_weight": weight}
 
 
 def _fit(values, ready) -> dict[str, Any]:
@@ -178,6 +195,7 @@ def _validate(values, ready, layout, params) -> dict[str, float]:
 def _train(values, ready) -> dict[str, Any]:
   root = jax.random.key(values.seed)
   state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, _batch(values))
+  state = state._replace(memory=resample.initial_memory(ready.run, ready.dataset))
   best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
   if checkpoint.latest(values.workdir) is not None:
     _, state, best, saved = checkpoint.restore(values.workdir, state, best)
@@ -187,6 +205,8 @@ def _train(values, ready) -> dict[str, Any]:
     return _finish(values, position)
   epoch = _epoch_function(values, ready, jax.random.fold_in(root, 1))
   layout = evaluate.layout(ready.dataset, "validation")
+  # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
+  whole = math.lcm(*(kd.lists.every for _, kd in ready.run.kds))
   saved_at = time.perf_counter()
   with progress.reporting(values.epochs, position.epoch) as report, _stopping() as stop:
     while not _done(values, position):
@@ -199,11 +219,12 @@ def _train(values, ready) -> dict[str, Any]:
         best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
       runs.append_metrics(values.workdir, line)
       report(line, values.monitor, position)
-      if _done(values, position) or stop or time.perf_counter() - saved_at > _SAVE_SECONDS:
+      due = stop or time.perf_counter() - saved_at > _SAVE_SECONDS
+      if _done(values, position) or (due and position.epoch % whole == 0):
         checkpoint.save(values.workdir, position.epoch, state, best, position._asdict())
         saved_at = time.perf_counter()
-      if stop and not _done(values, position):
-        raise KeyboardInterrupt
+        if stop and not _done(values, position):
+          raise KeyboardInterrupt
   return _finish(values, position)
 
 
@@ -219,24 +240,27 @@ def _compare(values, position, validation) -> tuple[Position, bool]:
 
 
 def _epoch_function(values, ready, rng):
-  """epoch(state, number) -> (state, losses, seconds); a function of the seed and the number alone."""
-  dataset = ready.dataset
+  """epoch(state, number from 1) -> (state, losses, seconds); a function of seed, number and state alone."""
+  run, given, dataset = ready.run, ready.given, ready.dataset
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  stored = ready.teacher and ready.teacher.stored
-  sources = resample.prepare(ready.run, dataset, ready.seen, ready.given, stored)
-  compiled = parallel.compile_epoch(ready.run, values.parallel, values.batch_size)
+  sources = resample.prepare(run, dataset, given, ready.teachers and ready.teachers[0].stored)
+  compiled = parallel.compile_epoch(run, values.parallel, values.batch_size)
+  lists = None
 
   def epoch(state, number):
+    nonlocal lists
     start = time.perf_counter()
     batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
-    plan = batches.plan(values.seed, number, dataset.train.users, values.batch_size, values.kd_per)
-    batch = batches.draw(batch_rng, plan, users, items, ready.seen, negatives=values.negatives,
-                         num_items=dataset.num_items)
-    targets = resample.targets(sample_rng, state.params, ready.given, sources, run=ready.run,
-                               num_items=dataset.num_items)
+    plan = batches.plan(values.seed, number, dataset.train, values.batch_size, values.kd_per)
+    batch = batches.draw(batch_rng, plan, users, items, sources.seen["users"], negatives=values.negatives,
+                         num_items=dataset.num_items, kd_per=values.kd_per)
+    lists = resample.learner_lists(run, state.params, given, sources, number - 1, lists)
+    targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory,
+                               jnp.int32(number - 1), run=run)
     jax.block_until_ready((batch, targets))
+    memory = {key: {f: jnp.copy(targets[key][f]) for f in fields} for key, fields in state.memory.items()}
     sampled = time.perf_counter()
-    state, losses = compiled(state, ready.given, targets, batch, step_rng)
+    state, losses = compiled(state._replace(memory=memory), given, targets, batch, step_rng)
     losses = {name: float(value) for name, value in losses.items()}
     if not np.isfinite(list(losses.values())).all():
       raise InputError(f"epoch {number}: a loss is not finite ({losses}); a lower --learning_rate or another "

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 
 from kd_jax.base import InputError
 
+# Schedules of optax that can stand for a weight; their steps are epochs.
+SCHEDULES = ("linear_schedule", "cosine_decay_schedule", "exponential_decay", "polynomial_schedule")
 _ROOT = pathlib.Path(__file__).parent
 
 
@@ -62,8 +64,11 @@ def parse(package: str, text: str, flag: str) -> Call:
   return _call(package, node, f"--{flag}={text}")
 
 
-def parse_sum(package: str, text: str, flag: str) -> tuple[tuple[float, Call], ...]:
-  """Parses `w*a(...) + b(...)` into ((w, a), (1.0, b)). The empty text is the empty sum."""
+def parse_sum(package: str, text: str, flag: str) -> tuple[tuple[float | Call, Call], ...]:
+  """Parses `w*a(...) + b(...)` into ((w, a), (1.0, b)). The empty text is the empty sum.
+
+  A weight is a number, or a schedule of optax by epoch: `linear_schedule(init_value=0, ...)*a(...)`.
+  """
   if not text.strip():
     return ()
   where = f"--{flag}={text}"
@@ -89,22 +94,37 @@ def build(package: str, call: Call, **given) -> Any:
     raise InputError(f"{call}: {error}") from error
 
 
+def build_schedule(call: Call) -> Callable[[Any], Any]:
+  """An optax schedule: epoch (from 0) -> weight."""
+  import optax
+
+  try:
+    return getattr(optax, call.name)(**dict(call.arguments))
+  except (AttributeError, TypeError, ValueError) as error:
+    raise InputError(f"--kd: {call}: {error}") from None
+
+
 def _weighted(package, node, where):
-  if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-    weight = _literal(node.left, where)
-    if isinstance(weight, bool) or not isinstance(weight, int | float):
-      raise InputError(f"{where}: the weight {ast.unparse(node.left)} is not a number")
-    if not abs(weight) < float("inf"):
-      raise InputError(f"{where}: the weight {weight} is not finite")
-    return float(weight), _call(package, node.right, where)
-  return 1.0, _call(package, node, where)
+  if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
+    return 1.0, _call(package, node, where)
+  left = node.left
+  if isinstance(left, ast.Call) and isinstance(left.func, ast.Name) and left.func.id in SCHEDULES:
+    arguments = sorted((k.arg, _hashable(_literal(k.value, where))) for k in left.keywords)
+    return Call(left.func.id, tuple(arguments)), _call(package, node.right, where)
+  weight = _literal(left, where)
+  if isinstance(weight, bool) or not isinstance(weight, int | float):
+    raise InputError(f"{where}: the weight {ast.unparse(left)} is not a number")
+  if not abs(weight) < float("inf"):
+    raise InputError(f"{where}: the weight {weight} is not finite")
+  return float(weight), _call(package, node.right, where)
 
 
 def _literal(node, where):
   try:
     return ast.literal_eval(node)
   except ValueError:
-    raise InputError(f"{where}: {ast.unparse(node)} is not a literal") from None
+    schedules = f" (schedules of a weight: {', '.join(SCHEDULES)})" if isinstance(node, ast.Call) else ""
+    raise InputError(f"{where}: {ast.unparse(node)} is not a literal{schedules}") from None
 
 
 def _call(package, node, where) -> Call:

@@ -101,37 +101,56 @@ def top_k_and_tail(scores: Array, k: int) -> tuple[Ranked, Array]:
   return ranked, jnp.clip(-jnp.expm1(listed), 0.0, 1.0)
 
 
-def score_all(module: nn.Module, variables: dict) -> Callable[[Array], Array]:
-  """users [b] -> scores [b, I] of a network, its tables computed once."""
+def scorer(module: nn.Module, variables: dict, rows: str = "users") -> Callable[..., Array]:
+  """score(rows [b], candidates [b, C] or None for all) -> [b, C], the network's tables computed once.
+
+  Rows are users and candidates items, or, with rows="items", the other way round.
+  """
   tables = module.apply(variables, method="tables")
-  return lambda users: module.apply(variables, {"users": users}, tables).scores
+  apply = lambda **batch: module.apply(variables, batch, tables)
+  if rows == "users":
+    return lambda users, items=None: (apply(users=users) if items is None else apply(users=users, items=items)).scores
+  everyone = jnp.arange(module.num_users)
+  whole = apply(users=everyone) if module.inner_product else None  # scores of it are never computed
+
+  def score(items, users=None):
+    if users is not None:
+      pairs = apply(users=users.reshape(-1), items=jnp.repeat(items, users.shape[1])[:, None])
+      return pairs.scores.reshape(users.shape)
+    if whole is not None:
+      return whole.items[items] @ whole.query.T
+    return apply(users=everyone, items=jnp.broadcast_to(items, (module.num_users, items.shape[0]))).scores.T
+
+  return score
 
 
-def network_top_k(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool) -> Ranked:
-  """The k best items of every user by a network, [U, k]. Not to be called inside jit."""
-  return network_soft_labels(module, variables, seen, k=k, exclude_seen=exclude_seen)[0]
+def network_top_k(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool,
+                  rows: str = "users") -> Ranked:
+  """The k best items of every user by a network, [U, k] (or users of every item). Not inside jit."""
+  return network_soft_labels(module, variables, seen, k=k, exclude_seen=exclude_seen, rows=rows)[0]
 
 
-def network_soft_labels(
-    module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool) -> tuple[Ranked, Array]:
+def network_soft_labels(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool,
+                        rows: str = "users") -> tuple[Ranked, Array]:
   """(the k best items of every user [U, k], the probability [U] of all others)."""
-  parts = on_cores(lambda x: _soft_labels(module, variables, x, k=k, exclude_seen=exclude_seen), seen.blocks)
-  num_users = seen.starts.shape[0] - 1
+  function = lambda x: _soft_labels(module, variables, x, k=k, exclude_seen=exclude_seen, rows=rows)
+  parts = on_cores(function, seen.blocks)
+  num_rows = seen.starts.shape[0] - 1
   # Part p holds every len(parts)-th block from the p-th on.
-  join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_users]
+  join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_rows]
   return jax.tree.map(join, *parts)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen"))
-def _soft_labels(module, variables, blocks: Blocks, *, k, exclude_seen):
+@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen", "rows"))
+def _soft_labels(module, variables, blocks: Blocks, *, k, exclude_seen, rows):
   """As `network_soft_labels`, [blocks, BLOCK, ...]."""
-  score = score_all(module, variables)
+  score = scorer(module, variables, rows)
 
   def block(x):
-    users, rows, items = x
+    users, seen_rows, items = x
     scores = score(users)
     if exclude_seen:
-      scores = scores.at[rows, items].set(-jnp.inf, mode="drop")
+      scores = scores.at[seen_rows, items].set(-jnp.inf, mode="drop")
     return top_k_and_tail(scores, k)
 
   return jax.lax.map(block, blocks)
@@ -193,7 +212,7 @@ def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarr
 
 @functools.partial(jax.jit, static_argnames="module")
 def _ranks(module, variables, held_items, blocks, counts, starts):
-  score = score_all(module, variables)
+  score = scorer(module, variables)
 
   def block(lines, x):
     (users, rows, columns), count, start = x

@@ -15,62 +15,109 @@ import numpy as np
 from kd_jax import ranking, train
 from kd_jax.base import KD, Array, Batch, Dataset, InputError, Ranked, View
 
-_USERS = 32  # users whose candidates the teacher scores at a time
+_ROWS = 32  # users whose candidates the teacher scores at a time
 
 
 class Sources(NamedTuple):
   """What samplers draw from; fixed during a run. Keys are those of `train.edges`."""
 
-  seen: ranking.Seen
-  teacher: dict[str, Ranked]  # [U, lists.teacher]
+  seen: dict[str, ranking.Seen]  # by side: "users" (their items), and "items" (their users) where needed
+  popularity: dict[str, Array]  # by side: training interactions of every candidate
+  teacher: dict[str, Ranked]  # lists of frozen teachers, [U, lists.teacher], or [U, E, lists.teacher]
   excluded: dict[str, ranking.Seen]  # seen and listed by the teacher: not to be drawn as unseen
 
 
 def check(run: train.Run, dataset: Dataset) -> None:
   """Raises InputError if a method asks for longer lists than the data can give every user."""
-  degrees = np.bincount(dataset.train.users, minlength=dataset.num_users)
   for edge in train.edges(run):
-    lists = edge.kd.lists
-    left = dataset.num_items - (degrees.max() if lists.exclude_seen else 0)
-    longest = max(lists.teacher, lists.student)
-    if longest > left:
-      raise InputError(f"--kd: lists of {longest} items are asked for, but a user has only {left} to rank")
-    if lists.unseen and lists.unseen > dataset.num_items - degrees.max() - lists.teacher:
-      raise InputError(f"--kd: {lists.unseen} unseen items beyond the teacher's {lists.teacher} are asked for, "
-                       f"but of {dataset.num_items} items a user has seen {degrees.max()}")
+    if edge.kd.rows == "entities":
+      continue
+    rows, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+    most, lists = np.bincount(rows, minlength=num_rows).max(), edge.kd.lists
+    what, of = ("items", "a user") if edge.kd.rows == "users" else ("users", "an item")
+    left = num_candidates - (most if lists.exclude_seen else 0)
+    if max(lists.teacher, lists.student) > left:
+      raise InputError(f"--kd: lists of {max(lists.teacher, lists.student)} {what} are asked for, but {of} has only "
+                       f"{left} to rank")
+    if lists.unseen and lists.unseen > num_candidates - most - lists.teacher:
+      raise InputError(f"--kd: {lists.unseen} unseen {what} beyond the teacher's {lists.teacher} are asked for, "
+                       f"but of {num_candidates} {what} {of} has seen {most}")
+
+
+def _side(dataset, rows):
+  """(rows, candidates, number of rows, number of candidates) of the training interactions."""
+  train_log = dataset.train
+  if rows == "users":
+    return train_log.users, train_log.items, dataset.num_users, dataset.num_items
+  return train_log.items, train_log.users, dataset.num_items, dataset.num_users
 
 
 def needs_live_teacher(kd: KD) -> bool:
   """Whether a method reads teacher scores or representations that no stored list holds."""
-  if kd.adapter is not None or kd.sample is None:
+  if kd.adapter is not None or kd.sample is None or kd.rows != "users" or kd.all_teachers:
     return True
-  return kd.teacher_scores and "teacher" not in jax.eval_shape(lambda: _example(kd))
+  return kd.teacher_scores and "teacher" not in jax.eval_shape(lambda: _example(kd, 1, 1, {}))
 
 
-def _example(kd: KD) -> Batch:
-  ranked = lambda k: Ranked(jnp.zeros(k, jnp.int32), jnp.zeros(k)) if k else None
+def _example(kd: KD, teachers: int, num_candidates: int, previous: Batch) -> Batch:
+  """What a sampler returns for one row, to learn its shapes."""
   lists = kd.lists
+  ranked = lambda *shape: Ranked(jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if shape[-1] else None
+  teacher = ranked(teachers, lists.teacher) if kd.all_teachers else ranked(lists.teacher)
   unseen = jnp.zeros(lists.unseen, jnp.int32) if lists.unseen else None
-  return kd.sample(jax.random.key(0), View(jnp.int32(0), ranked(lists.teacher), ranked(lists.student), unseen))
+  previous = {name: previous.get(name, jnp.zeros(())) for name in kd.remember}
+  zero = jnp.zeros((), jnp.int32)
+  view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, jnp.ones(num_candidates, jnp.int32))
+  return kd.sample(jax.random.key(0), view)
 
 
-def prepare(run: train.Run, dataset: Dataset, seen: ranking.Seen, given, stored: Ranked | None) -> Sources:
-  """Ranks with every teacher, once per run, or takes the `stored` lists of a soft-label file."""
-  teacher, excluded = {}, {}
+def initial_memory(run: train.Run, dataset: Dataset) -> dict[str, Batch]:
+  """{edge key: {remembered field: zeros [U]}}."""
+  memory = {}
   for edge in train.edges(run):
-    lists = edge.kd.lists
-    if lists.teacher:
-      if stored is not None:
-        ranked = Ranked(*(jnp.asarray(x[:, : lists.teacher]) for x in stored))
-      else:
-        variables = train.variables(given, {"networks": {}}, edge.teacher)
-        module = dict(run.networks)[edge.teacher]
-        ranked = ranking.network_top_k(module, variables, seen, k=lists.teacher, exclude_seen=lists.exclude_seen)
+    if edge.kd.remember:
+      _, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+      shapes = jax.eval_shape(lambda edge=edge, n=num_candidates: _example(edge.kd, len(edge.teachers), n, {}))
+      memory[edge.key] = {f: jnp.zeros((num_rows, *shapes[f].shape), shapes[f].dtype) for f in edge.kd.remember}
+  return memory
+
+
+def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = None) -> Sources:
+  """Ranks with every frozen teacher, once per run, or takes the `stored` lists of a soft-label file."""
+  sides = {"users", *(e.kd.rows for e in train.edges(run) if e.kd.rows == "items")}
+  seen = {side: _seen(*_side(dataset, side)) for side in sides}
+  popularity = {side: jnp.asarray(np.bincount(_side(dataset, side)[1], minlength=_side(dataset, side)[3])) for side in
+                sides}
+  sources = Sources(seen, popularity, {}, {})
+  for edge in train.edges(run):
+    if edge.kd.lists.teacher and not set(edge.teachers) & set(run.learners):
+      ranked = _take(stored, edge.kd.lists.teacher) if stored is not None else teacher_lists(
+          run, edge, {"networks": {}}, given, sources)
       check_teacher(ranked)
-      teacher[edge.key] = ranked
-    if lists.unseen:
-      excluded[edge.key] = _excluded(dataset, teacher.get(edge.key))
-  return Sources(seen, teacher, excluded)
+      sources.teacher[edge.key] = ranked
+    if edge.kd.lists.unseen:
+      sources.excluded[edge.key] = _excluded(dataset, edge, sources.teacher.get(edge.key))
+  return sources
+
+
+def _seen(rows, candidates, num_rows, num_candidates) -> ranking.Seen:
+  return jax.tree.map(jnp.asarray, ranking.seen_of(rows, candidates, num_rows, num_candidates))
+
+
+def _take(stored, k) -> Ranked:
+  return Ranked(*(jnp.asarray(x[:, :k]) for x in stored))
+
+
+def teacher_lists(run: train.Run, edge: train.Edge, params: dict, given, sources: Sources) -> Ranked:
+  """The teachers' ranked lists of every row of an edge."""
+  lists = [_network_lists(run, name, edge, edge.kd.lists.teacher, params, given, sources) for name in edge.teachers]
+  return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *lists) if edge.kd.all_teachers else lists[0]
+
+
+def _network_lists(run, name, edge, k, params, given, sources) -> Ranked:
+  return ranking.network_top_k(
+      dict(run.networks)[name], train.variables(given, params, name), sources.seen[edge.kd.rows], k=k,
+      exclude_seen=edge.kd.lists.exclude_seen, rows=edge.kd.rows)
 
 
 def check_teacher(ranked: Ranked) -> None:
@@ -81,50 +128,64 @@ def check_teacher(ranked: Ranked) -> None:
     raise InputError(f"--teacher: its scores of user {user} (index) are not finite; nothing was trained")
 
 
-def _excluded(dataset, ranked):
-  users, items = dataset.train.users, dataset.train.items
+def _excluded(dataset, edge, ranked) -> ranking.Seen:
+  rows, candidates, num_rows, num_candidates = _side(dataset, edge.kd.rows)
   if ranked is not None:
-    listed = np.asarray(ranked.items)
-    users = np.concatenate([users, np.repeat(np.arange(len(listed)), listed.shape[1])])
-    items = np.concatenate([items, listed.ravel()])
-  return jax.tree.map(jnp.asarray, ranking.seen_of(users, items, dataset.num_users, dataset.num_items))
+    listed = np.asarray(ranked.items).reshape(num_rows, -1)
+    rows = np.concatenate([rows, np.repeat(np.arange(num_rows), listed.shape[1])])
+    candidates = np.concatenate([candidates, listed.ravel()])
+  return _seen(rows, candidates, num_rows, num_candidates)
 
 
-def targets(rng: Array, params: dict, given, sources: Sources, *, run: train.Run, num_items: int) -> dict[str, Batch]:
-  """{edge key: {field: [U, ...]}} for the coming epoch."""
-  listed = {}
+class Lists(NamedTuple):
+  """Lists of learners, which change: of students, and of teachers that learn too. By edge key."""
+
+  student: dict[str, Ranked]
+  teacher: dict[str, Ranked]
+
+
+def learner_lists(run: train.Run, params: dict, given, sources: Sources, epoch: int, before: Lists | None) -> Lists:
+  """Ranks with the learners, where it is time to; else the lists `before` stay."""
+  lists = Lists({}, {})
   for edge in train.edges(run):
-    if edge.kd.lists.student:
-      module, variables = dict(run.networks)[edge.learner], train.variables(given, params, edge.learner)
-      lists = edge.kd.lists
-      listed[edge.key] = ranking.network_top_k(module, variables, sources.seen, k=lists.student,
-                                               exclude_seen=lists.exclude_seen)
-  return _targets(rng, params, given, sources, listed, run=run, num_items=num_items)
+    wanted, keep = edge.kd.lists, before is not None and epoch % edge.kd.lists.every
+    if wanted.student:
+      lists.student[edge.key] = before.student[edge.key] if keep else _network_lists(
+          run, edge.learner, edge, wanted.student, params, given, sources)
+    if wanted.teacher and edge.key not in sources.teacher:
+      lists.teacher[edge.key] = before.teacher[edge.key] if keep else teacher_lists(run, edge, params, given, sources)
+  return lists
 
 
-@functools.partial(jax.jit, static_argnames=("run", "num_items"))
-def _targets(rng, params, given, sources, listed, *, run, num_items):
+@functools.partial(jax.jit, static_argnames="run")
+def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, memory: dict, epoch: Array, *,
+            run: train.Run) -> dict[str, Batch]:
+  """{edge key: {field: [U, ...]}} for the coming epoch (from 0)."""
   fields = {}
   for j, edge in enumerate(train.edges(run)):
     if edge.kd.sample is None:
       continue
-    sampled = _sample(jax.random.fold_in(rng, j), edge, sources, listed.get(edge.key), num_items)
+    sampled = _sample(jax.random.fold_in(rng, j), edge, sources, lists, memory.get(edge.key, {}), epoch)
     if edge.kd.teacher_scores and "teacher" not in sampled:
-      variables = train.variables(given, params, edge.teacher)
-      sampled["teacher"] = _teacher_scores(run, variables, edge.teacher, sampled["items"])
+      scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, sampled["items"])
+                for name in edge.teachers]
+      sampled["teacher"] = jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]
     fields[edge.key] = sampled
   return fields
 
 
-def _sample(rng, edge, sources, student, num_items) -> Batch:
-  """The method's sampler, for every user."""
-  users = jnp.arange(sources.seen.starts.shape[0] - 1, dtype=jnp.int32)
+def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
+  """The method's sampler, for every row of the edge's side."""
+  popularity = sources.popularity[edge.kd.rows]
+  rows = jnp.arange(sources.seen[edge.kd.rows].starts.shape[0] - 1, dtype=jnp.int32)
   unseen_rng, rng = jax.random.split(rng)
   unseen = None
   if edge.kd.lists.unseen:
-    unseen = draw_unseen(unseen_rng, sources.excluded[edge.key], users, edge.kd.lists.unseen, num_items)
-  views = View(users, sources.teacher.get(edge.key), student, unseen)
-  return jax.vmap(edge.kd.sample)(jax.random.split(rng, users.shape[0]), views)
+    unseen = draw_unseen(unseen_rng, sources.excluded[edge.key], rows, edge.kd.lists.unseen, popularity.shape[0])
+  teacher = sources.teacher.get(edge.key, lists.teacher.get(edge.key))
+  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity)
+  axes = View(0, 0, 0, 0, None, 0, None)
+  return jax.vmap(edge.kd.sample, in_axes=(0, axes))(jax.random.split(rng, rows.shape[0]), views)
 
 
 def draw_unseen(rng: Array, excluded: ranking.Seen, users: Array, n: int, num_items: int) -> Array:
@@ -138,11 +199,9 @@ def draw_unseen(rng: Array, excluded: ranking.Seen, users: Array, n: int, num_it
   return ranking.nth_absent(excluded, jnp.broadcast_to(users[:, None], place.shape), place)
 
 
-def _teacher_scores(run, variables, name, items) -> Array:
-  """Scores [U, C] of every user's candidates `items` [U, C] by a live teacher."""
-  module = dict(run.networks)[name]
-  tables = module.apply(variables, method="tables")
-  num_users = items.shape[0]
-  users = jnp.minimum(jnp.arange(-(-num_users // _USERS) * _USERS), num_users - 1).reshape(-1, _USERS)
-  score = lambda users: module.apply(variables, {"users": users, "items": items[users]}, tables).scores
-  return jax.lax.map(score, users).reshape(-1, items.shape[1])[:num_users]
+def _teacher_scores(run, variables, name, edge, candidates) -> Array:
+  """Scores [U, C] of every row's candidates [U, C] by a teacher."""
+  score = ranking.scorer(dict(run.networks)[name], variables, edge.kd.rows)
+  num_rows = candidates.shape[0]
+  rows = jnp.minimum(jnp.arange(-(-num_rows // _ROWS) * _ROWS), num_rows - 1).reshape(-1, _ROWS)
+  return jax.lax.map(lambda r: score(r, candidates[r]), rows).reshape(-1, candidates.shape[1])[:num_rows]

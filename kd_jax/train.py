@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd_jax.base import KD, Array, Batch, Outputs
+from kd_jax import ranking
+from kd_jax.base import KD, Array, Batch, InputError, Outputs
 
-TEACHER, STUDENT = "teacher", "student"
+TEACHER, STUDENT, PEER = "teacher", "student", "peer"
 
 
 class Run(NamedTuple):
@@ -25,7 +26,7 @@ class Run(NamedTuple):
   networks: tuple[tuple[str, Any], ...]  # (name, Flax module), learners and live teachers
   learners: tuple[str, ...]
   edges: tuple[tuple[str, str], ...]  # (learner, teacher)
-  kds: tuple[tuple[float, KD], ...]  # (weight, method)
+  kds: tuple[tuple[float | Callable, KD], ...]  # (weight, or an optax schedule of it by epoch, method)
   loss: Callable[[Outputs, Batch], Array]  # base loss
   optimizer: optax.GradientTransformation
   reduction: str  # "sum" or "mean" over the batch
@@ -37,6 +38,7 @@ class TrainState(NamedTuple):
   step: Array  # [] int32
   params: dict  # {"networks": {learner: ...}, "adapters": {key: ...}}
   opt_state: optax.OptState
+  memory: dict = {}  # noqa: RUF012 {edge key: what samplers remember, {field: [U]}}; changed between epochs
 
 
 class Given(NamedTuple):
@@ -47,20 +49,22 @@ class Given(NamedTuple):
 
 
 class Edge(NamedTuple):
-  """One method on one edge."""
+  """One method on one edge, or on all edges of a learner if it wants all teachers at once."""
 
   key: str
-  weight: float
+  weight: float | Callable
   kd: KD
   learner: str
-  teacher: str
+  teachers: tuple[str, ...]
 
 
 def edges(run: Run) -> Iterator[Edge]:
   """Every method on every edge."""
   for i, (weight, kd) in enumerate(run.kds):
-    for learner, teacher in run.edges:
-      yield Edge(f"{i}:{learner}<-{teacher}", weight, kd, learner, teacher)
+    for learner in run.learners:
+      teachers = tuple(teacher for other, teacher in run.edges if other == learner)
+      for group in [teachers] if kd.all_teachers and teachers else [(t,) for t in teachers]:
+        yield Edge(f"{i}:{learner}<-{'+'.join(group)}", weight, kd, learner, group)
 
 
 def variables(given: Given, params: dict, name: str) -> dict:
@@ -70,7 +74,7 @@ def variables(given: Given, params: dict, name: str) -> dict:
 
 
 def init(rng: Array, run: Run, given: Given, batch: Batch) -> TrainState:
-  """Initial state of the learners and of the methods' adapters."""
+  """Initial state of the learners and of the methods' adapters, for batches like `batch` [B, ...]."""
   networks = {}
   for i, (name, module) in enumerate(run.networks):
     if name in run.learners:
@@ -79,9 +83,9 @@ def init(rng: Array, run: Run, given: Given, batch: Batch) -> TrainState:
   params = {"networks": networks, "adapters": {}}
   for j, edge in enumerate(edges(run)):
     if edge.kd.adapter is not None:
-      outs = [_apply(run, variables(given, params, n), n, batch) for n in (edge.learner, edge.teacher)]
+      student, teacher, target = _edge_outputs(run, given, params, edge, batch, {}, jnp.zeros((), jnp.int32))
       rngs = {n: jax.random.fold_in(rng, 1000 + j) for n in ("params", "noise")}
-      params["adapters"][edge.key] = edge.kd.adapter.init(rngs, *outs, batch)["params"]
+      params["adapters"][edge.key] = edge.kd.adapter.init(rngs, student, teacher, target)["params"]
   return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params))
 
 
@@ -91,15 +95,10 @@ def _init(module, rng, constants, batch):
   return variables.get("params", {})
 
 
-def _apply(run, variables, name, batch) -> Outputs:
-  return dict(run.networks)[name].apply(variables, batch)
-
-
-def forward(run: Run, variables: dict, name: str, batches: dict[str, Batch]) -> dict[str, Outputs]:
+def forward(module, variables: dict, batches: dict[str, Batch]) -> dict[str, Outputs]:
   """{key: Outputs} of one network for batches of the same users. Its tables are computed once."""
-  module = dict(run.networks)[name]
   tables = module.apply(variables, method="tables")
-  apply = lambda batch: module.apply(variables, batch, tables)
+  apply = lambda batch: module.apply(variables, {k: batch[k] for k in ("users", "items") if k in batch}, tables)
   outs = {key: apply(b) for key, b in batches.items() if key == "base" or "items" not in b}
   listed = {key: b for key, b in batches.items() if key not in outs}
   if listed:  # Candidates lie side by side in one apply, then are cut apart.
@@ -112,43 +111,96 @@ def forward(run: Run, variables: dict, name: str, batches: dict[str, Batch]) -> 
   return outs
 
 
-def per_example_loss(params, given, batch, targets, rng, *, run):
-  """([B] base losses, {edge key: [M] or [B] distillation losses}) of one batch."""
+def entities(module, variables: dict, target: Batch) -> Outputs:
+  """Representations [M + N, D] of users [M] and items [N]."""
+  out = module.apply(variables, {"users": target["users"]})  # the scores of it are never computed
+  if out.query is None or out.items is None:
+    raise InputError(f"--kd: the method needs representations, which {type(module).__name__} has not")
+  return Outputs(None, jnp.concatenate([out.query, out.items[target["items"]]]))
+
+
+def _target(edge, batch, targets, epoch) -> Batch:
+  """The rows that a method sees of a batch."""
+  if edge.kd.rows == "entities":
+    items = batch["items"].reshape(-1)
+    weight = jnp.concatenate([batch["kd_users_weight"], batch["items_weight"].reshape(-1)])
+    is_user = jnp.arange(weight.shape[0]) < batch["kd_users"].shape[0]
+    return {"users": batch["kd_users"], "items": items, "weight": weight, "is_user": is_user, "epoch": epoch}
+  side = f"kd_{edge.kd.rows}"
+  rows = {k: v[batch[side]] for k, v in targets.get(edge.key, {}).items()}
+  return {"users": batch[side], "weight": batch[f"{side}_weight"], "epoch": epoch} | rows
+
+
+def _outputs(run, given, params, batch, targets, epoch):
+  """({learner: base Outputs}, {edge key: (student, teacher, target)}), one forward pass per network."""
   asked = {name: {"base": batch} for name in run.learners}
   for edge in edges(run):
-    target = batch
-    if edge.kd.rows == "users":
-      rows = {k: v[batch["kd_users"]] for k, v in targets.get(edge.key, {}).items()}
-      target = {"users": batch["kd_users"], "weight": batch["kd_weight"]} | rows
-    asked[edge.learner][edge.key] = target
-    asked.setdefault(edge.teacher, {})[edge.key] = target
-  outs = {name: forward(run, variables(given, params, name), name, batches)
-          for name, batches in asked.items() if name in dict(run.networks)}
+    target = _target(edge, batch, targets, epoch)
+    for name in (edge.learner, *edge.teachers):
+      asked.setdefault(name, {})[edge.key] = target
+  outs = {}
+  rows = {edge.key: edge.kd.rows for edge in edges(run)}
+  for name, batches in asked.items():
+    if name in dict(run.networks):
+      module, own = dict(run.networks)[name], variables(given, params, name)
+      outs[name] = forward(module, own, {k: b for k, b in batches.items() if rows.get(k, "users") == "users"})
+      outs[name] |= {k: entities(module, own, b) for k, b in batches.items() if rows.get(k) == "entities"}
+      outs[name] |= {k: Outputs(ranking.scorer(module, own, "items")(b["users"], b["items"]))
+                     for k, b in batches.items() if rows.get(k) == "items"}
+  heard = {e.key: (outs[e.learner][e.key], _teacher(e, outs, asked[e.learner][e.key]), asked[e.learner][e.key])
+           for e in edges(run)}
+  return {name: outs[name]["base"] for name in run.learners}, heard
 
-  base = sum(run.loss(outs[name]["base"], batch) for name in run.learners)
+
+def _teacher(edge, outs, target) -> Outputs:
+  """What the teachers of an edge say; nothing flows back to them."""
+  said = [outs[t][edge.key] if t in outs else Outputs(target.get("teacher")) for t in edge.teachers]
+  teacher = jax.tree.map(lambda *x: jnp.stack(x), *said) if edge.kd.all_teachers else said[0]
+  if "teacher" in target:  # Scored once per epoch or read from a file; what is unused is pruned.
+    scores = target["teacher"]
+    teacher = teacher._replace(scores=jnp.moveaxis(scores, 1, 0) if edge.kd.all_teachers else scores)
+  return jax.lax.stop_gradient(teacher)
+
+
+def _edge_outputs(run, given, params, edge, batch, targets, epoch):
+  return _outputs(run, given, params, batch, targets, epoch)[1][edge.key]
+
+
+def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None):
+  """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
+  base, heard = _outputs(run, given, params, batch, targets, epoch)
   terms = {}
   for j, edge in enumerate(edges(run)):
-    student, target = outs[edge.learner][edge.key], asked[edge.learner][edge.key]
-    teacher = outs[edge.teacher][edge.key] if edge.teacher in outs else Outputs(target.get("teacher"))
-    if "teacher" in target:  # Scored once per epoch or read from a file; what is unused is pruned.
-      teacher = teacher._replace(scores=target["teacher"])
-    teacher = jax.lax.stop_gradient(teacher)
+    student, teacher, target = heard[edge.key]
     if edge.kd.adapter is not None:
       student = edge.kd.adapter.apply({"params": params["adapters"][edge.key]}, student, teacher, target,
                                       rngs={"noise": jax.random.fold_in(rng, j)})
-    terms[edge.key] = edge.kd.loss(student, teacher, target)
-  return base, terms
+    if edge.kd.in_batch and axis_name is not None:
+      loss = _loss_of_whole_batch(edge, student, teacher, target, axis_name)
+    else:
+      loss = edge.kd.loss(student, teacher, target)
+    terms[edge.key] = loss, target["weight"]
+  return sum(run.loss(base[name], batch) for name in run.learners), terms
 
 
-def train_step(state: TrainState, given, targets, batch, rng, *, run: Run, axis_name=None):
+def _loss_of_whole_batch(edge, student, teacher, target, axis_name):
+  """The losses of this device's rows, compared with the rows of all devices."""
+  gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True) if jnp.ndim(x) else x
+  loss = edge.kd.loss(*jax.tree.map(gather, (student, teacher, target)))
+  rows = target["weight"].shape[0]
+  return jax.lax.dynamic_slice_in_dim(loss, jax.lax.axis_index(axis_name) * rows, rows)
+
+
+def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: Run, axis_name=None):
   """One optimiser step; (state, mean losses). The only reduction over examples in the code base."""
+  weight_of = {e.key: e.weight(epoch) if callable(e.weight) else e.weight for e in edges(run)}
+
   def total(params):
-    base, terms = per_example_loss(params, given, batch, targets, jax.random.fold_in(rng, state.step), run=run)
+    base, terms = per_example_loss(params, given, batch, targets, jax.random.fold_in(rng, state.step), epoch,
+                                   run=run, axis_name=axis_name)
     sums = {"base": jnp.sum(batch["weight"] * base)}
-    for edge in edges(run):
-      weight = batch["kd_weight"] if edge.kd.rows == "users" else batch["weight"]
-      sums[edge.key] = jnp.sum(weight * terms[edge.key])
-    return sums["base"] + sum(e.weight * sums[e.key] for e in edges(run)), sums
+    sums |= {key: jnp.sum(weight * loss) for key, (loss, weight) in terms.items()}
+    return sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), sums
 
   grads, sums = jax.grad(total, has_aux=True)(state.params)
   size = jnp.sum(batch["weight"])
@@ -158,12 +210,14 @@ def train_step(state: TrainState, given, targets, batch, rng, *, run: Run, axis_
     grads = jax.tree.map(lambda g: g / size, grads)
   updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  return TrainState(state.step + 1, params, opt_state), {k: v / size for k, v in sums.items()}
+  state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
+  return state, {k: v / size for k, v in sums.items()}
 
 
 def train_epoch(state: TrainState, given, targets, batches: Batch, rng, *, run: Run, axis_name=None):
   """Scans `train_step` over batches [S, B, ...]; (state, {loss: mean over steps})."""
-  step = lambda s, b: train_step(s, given, targets, b, rng, run=run, axis_name=axis_name)
+  epoch = state.step // batches["weight"].shape[0]  # from 0; every epoch has S steps
+  step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, axis_name=axis_name)
   state, losses = jax.lax.scan(step, state, batches)
   return state, jax.tree.map(jnp.mean, losses)
 

@@ -14,6 +14,7 @@ _MOST_ITEMS = 20_000  # The inverse takes I^2 numbers of 8 bytes, three times ov
 class EASE(nn.Module):
   """score = x_u W, with x_u the user's training items as 0/1 and W [I, I] of zero diagonal."""
 
+  inner_product = False
   num_users: int
   num_items: int
   l2: float

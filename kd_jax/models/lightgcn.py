@@ -13,6 +13,7 @@ from kd_jax.models.scoring import inner_product
 class LightGCN(nn.Module):
   """MF on embeddings averaged over `layers` propagations along the training graph."""
 
+  inner_product = True
   num_users: int
   num_items: int
   dim: int

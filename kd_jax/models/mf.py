@@ -11,6 +11,7 @@ from kd_jax.models.scoring import inner_product
 class MF(nn.Module):
   """A user's vector times an item's. Tables `user` [U, D] and `item` [I, D]."""
 
+  inner_product = True
   num_users: int
   num_items: int
   dim: int

@@ -12,6 +12,7 @@ from kd_jax.base import Dataset, Outputs
 class Pop(nn.Module):
   """Scores an item by its number of training interactions, for every user alike."""
 
+  inner_product = False
   num_users: int
   num_items: int
 

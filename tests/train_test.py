@@ -1,0 +1,287 @@
+"""One step of training written out in NumPy, the batches of an epoch, and what weighs what."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from kd_jax import batches, lookup, parallel, ranking, tasks, train
+from kd_jax.base import Outputs
+from kd_jax.losses.kl import kl
+
+U, I, D = 6, 9, 3  # noqa: E741 (as everywhere)
+KEY = f"0:{train.STUDENT}<-{train.TEACHER}"
+
+
+def mf(dim=D):
+  return lookup.build("models", lookup.Call("mf", (("dim", dim),)), num_users=U, num_items=I)
+
+
+def tables(seed, dim=D):
+  rng = np.random.default_rng(seed)
+  return {"user": rng.normal(size=(U, dim)), "item": rng.normal(size=(I, dim))}
+
+
+def to_jax(tree):
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+
+def make_run(optimizer, loss=tasks.bpr, reduction="sum", kds=()):
+  networks = ((train.STUDENT, mf()), (train.TEACHER, mf(4)))
+  edges = ((train.STUDENT, train.TEACHER),) if kds else ()
+  return train.Run(networks[: 1 + bool(kds)], (train.STUDENT,), edges, tuple(kds), loss, optimizer, reduction)
+
+
+def start(run, params):
+  params = {"networks": {train.STUDENT: to_jax(params)}, "adapters": {}}
+  return train.TrainState(jnp.int32(0), params, run.optimizer.init(params))
+
+
+def a_batch(seed, weight=None):
+  """Five rows of a positive and two negatives; users and items occur twice. User 5 and item 8 never."""
+  rng = np.random.default_rng(seed)
+  users = np.array([0, 2, 2, 4, 1])
+  items = rng.integers(0, 8, size=(5, 3))
+  who, count = np.unique(users, return_counts=True)
+  return {"users": users, "items": items, "weight": np.ones(5, np.float32) if weight is None else weight,
+          "kd_users": np.pad(who, (0, 1)), "kd_weight": np.pad(count, (0, 1)).astype(np.float32)}
+
+
+def bpr_by_hand(params, batch):
+  """(loss, gradients) summed over rows, mean over negatives, in loops."""
+  loss, gradient = 0.0, {k: np.zeros_like(v) for k, v in params.items()}
+  for user, items, weight in zip(batch["users"], batch["items"], batch["weight"], strict=True):
+    p, q = params["user"][user], params["item"]
+    for negative in items[1:]:
+      difference = p @ q[items[0]] - p @ q[negative]
+      share = weight / (len(items) - 1)
+      loss -= share * math.log(1 / (1 + math.exp(-difference)))
+      slope = -share / (1 + math.exp(difference))
+      gradient["user"][user] += slope * (q[items[0]] - q[negative])
+      gradient["item"][items[0]] += slope * p
+      gradient["item"][negative] -= slope * p
+  return loss, gradient
+
+
+def adam_by_hand(params, gradients_of, steps, rate, decay):
+  """Adam of Kingma, Ba 2015, alg. 1, L2 added to the gradient of every row."""
+  m, v = ({k: np.zeros_like(x) for k, x in params.items()} for _ in range(2))
+  for t in range(1, steps + 1):
+    gradients = gradients_of(params, t)
+    for k in params:
+      g = gradients[k] + decay * params[k]
+      m[k], v[k] = 0.9 * m[k] + 0.1 * g, 0.999 * v[k] + 0.001 * g**2
+      params = params | {k: params[k] - rate * (m[k] / (1 - 0.9**t)) / (np.sqrt(v[k] / (1 - 0.999**t)) + 1e-8)}
+  return params
+
+
+def run_steps(run, state, steps, given=train.Given({}, {}), targets=None):
+  losses = []
+  for t in range(1, steps + 1):
+    state, loss = train.train_step(state, given, targets or {}, a_batch(t), jax.random.key(0), run=run)
+    losses.append({k: float(v) for k, v in loss.items()})
+  return state.params["networks"][train.STUDENT], losses
+
+
+def assert_tables(found, expected, rtol=1e-5):
+  for k in expected:
+    np.testing.assert_allclose(found[k], expected[k], rtol=rtol, atol=1e-6, err_msg=k)
+
+
+def test_one_step_of_sgd_is_bpr_by_hand():
+  params = tables(0)
+  loss, gradient = bpr_by_hand(params, a_batch(1))
+  run = make_run(train.make_optimizer("sgd", 0.1, 0.0))
+  found, losses = run_steps(run, start(run, params), 1)
+  assert losses[0]["base"] == pytest.approx(loss / 5, rel=1e-5)
+  assert_tables(found, {k: params[k] - 0.1 * gradient[k] for k in params})
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_three_steps_of_adam_with_coupled_l2_by_hand(decay):
+  params = tables(1)
+  expected = adam_by_hand(params, lambda p, t: bpr_by_hand(p, a_batch(t))[1], 3, rate=0.02, decay=decay)
+  run = make_run(train.make_optimizer("adam", 0.02, decay))
+  assert_tables(run_steps(run, start(run, params), 3)[0], expected)
+
+
+def test_coupled_l2_decays_rows_outside_the_batch_and_adamw_decays_otherwise():
+  params = tables(2)
+  outside = {"user": 5, "item": 8}
+  found = {}
+  for name in ("adam", "adamw"):
+    run = make_run(train.make_optimizer(name, 0.02, 0.3))
+    found[name] = run_steps(run, start(run, params), 1)[0]
+  for k, row in outside.items():
+    before = params[k][row]
+    # Adam's first step has the length of the rate, whatever the gradient; here that is the decay alone.
+    np.testing.assert_allclose(found["adam"][k][row], before - 0.02 * np.sign(before), rtol=1e-4)
+    np.testing.assert_allclose(found["adamw"][k][row], before * (1 - 0.02 * 0.3), rtol=1e-5)
+
+
+def test_sgd_with_decay_adds_it_to_the_gradient():
+  params = tables(3)
+  gradient = bpr_by_hand(params, a_batch(1))[1]
+  run = make_run(train.make_optimizer("sgd", 0.1, 0.3))
+  assert_tables(run_steps(run, start(run, params), 1)[0],
+                {k: params[k] - 0.1 * (gradient[k] + 0.3 * params[k]) for k in params})
+
+
+def test_mean_reduction_divides_by_the_rows_that_count():
+  params, weight = tables(4), np.array([1, 1, 0, 1, 0], np.float32)
+  batch = a_batch(1, weight)
+  loss, gradient = bpr_by_hand(params, batch)
+  run = make_run(train.make_optimizer("sgd", 0.1, 0.0), reduction="mean")
+  state, losses = train.train_step(start(run, params), train.Given({}, {}), {}, batch, jax.random.key(0), run=run)
+  assert float(losses["base"]) == pytest.approx(loss / 3, rel=1e-5)
+  assert_tables(state.params["networks"][train.STUDENT], {k: params[k] - 0.1 * gradient[k] / 3 for k in params})
+
+
+def test_base_losses_by_hand():
+  rows = [[1.3, -0.4, 2.0], [0.0, 5.0, -5.0]]
+  sigmoid = lambda x: 1 / (1 + math.exp(-x))
+  log = lambda x: -math.log(x)
+  expected = {
+      "bpr": [sum(log(sigmoid(r[0] - n)) for n in r[1:]) / 2 for r in rows],
+      "bce": [log(sigmoid(r[0])) + sum(log(1 - sigmoid(n)) for n in r[1:]) / 2 for r in rows],
+      "softmax": [log(math.exp(r[0]) / sum(map(math.exp, r))) for r in rows]}
+  assert set(expected) == set(tasks.LOSSES)
+  for name, values in expected.items():
+    np.testing.assert_allclose(tasks.LOSSES[name](Outputs(jnp.array(rows)), {}), values, rtol=1e-5)
+
+
+def test_a_padded_batch_gives_what_the_rows_alone_give():
+  run = make_run(train.make_optimizer("adam", 0.02, 0.1), kds=[(0.7, kl(candidates="full"))])
+  given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
+  batch = a_batch(1)
+  padded = {k: np.concatenate([v, np.zeros((3, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
+  step = lambda b: train.train_step(start(run, tables(5)), given, {}, b, jax.random.key(0), run=run)
+  for a, b in zip(jax.tree.leaves(step(batch)), jax.tree.leaves(step(padded)), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kd_per", ["interaction", "user"])
+def test_distillation_is_weighed_by_interactions_or_by_users(kd_per):
+  run = make_run(train.make_optimizer("sgd", 0.1, 0.0), kds=[(1.0, kl(candidates="full"))])
+  teacher, params, batch = tables(9, 4), tables(6), a_batch(1)
+  if kd_per == "user":
+    batch["kd_weight"] = np.minimum(batch["kd_weight"], 1)
+
+  def of(user):
+    t, s = (x["user"][user] @ x["item"].T for x in (teacher, params))
+    p, q = (np.exp(x) / np.exp(x).sum() for x in (t, s))
+    return (p * np.log(p / q)).sum()
+
+  users = batch["users"] if kd_per == "interaction" else sorted(set(batch["users"]))
+  given = train.Given({train.TEACHER: to_jax(teacher)}, {})
+  _, losses = train.train_step(start(run, params), given, {}, batch, jax.random.key(0), run=run)
+  assert 5 * float(losses[KEY]) == pytest.approx(sum(of(u) for u in users), rel=1e-5)
+
+
+def test_the_update_is_of_base_plus_weighted_methods():
+  kds = [(0.5, kl(candidates="full")), (2.0, kl(candidates="full", temperature=3.0))]
+  given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
+  moves = []
+  for chosen in ([], kds[:1], kds[1:], kds):
+    run = make_run(train.make_optimizer("sgd", 0.1, 0.0), kds=chosen)
+    moves.append(run_steps(run, start(run, tables(7)), 1, given)[0])
+  for k in ("user", "item"):
+    base, first, second, both = (np.asarray(m[k], np.float64) for m in moves)
+    np.testing.assert_allclose(both, first + second - base, rtol=1e-4, atol=1e-5)
+    assert np.abs(first - base).max() > 1e-3
+
+
+
+def test_lists_side_by_side_are_separate_applies():
+  run = make_run(optax.sgd(0.1))
+  rng = np.random.default_rng(0)
+  batch = a_batch(1)
+  users = batch["kd_users"]
+  asked = {"base": batch, "all": {"users": users},
+           "a": {"users": users, "items": rng.integers(0, I, (len(users), 4))},
+           "b": {"users": users, "items": rng.integers(0, I, (len(users), 11))}}
+  variables = {"params": to_jax(tables(8)), "constants": {}}
+  outs = train.forward(run, variables, train.STUDENT, asked)
+  for key, one in asked.items():
+    expected = mf().apply(variables, one)
+    for a, b in zip(outs[key], expected, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["jit", "pmap"])
+def test_an_epoch_leaves_the_teacher_as_it_was(name):
+  run = make_run(train.make_optimizer("adam", 0.1, 0.5), kds=[(5.0, kl(candidates="full"))])
+  given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
+  before = jax.tree.map(np.array, given.params)
+  epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
+  state, _ = parallel.compile_epoch(run, name, 5)(start(run, tables(5)), given, {}, epoch, jax.random.key(0))
+  assert set(state.params["networks"]) == {train.STUDENT}
+  assert all(np.array_equal(a, b) for a, b in
+             zip(jax.tree.leaves(before), jax.tree.leaves(given.params), strict=True))
+
+
+def test_an_epoch_is_its_steps():
+  run = make_run(train.make_optimizer("adam", 0.1, 0.0))
+  epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
+  found, losses = train.train_epoch(start(run, tables(5)), train.Given({}, {}), {}, epoch, jax.random.key(0), run=run)
+  expected, each = run_steps(run, start(run, tables(5)), 2)
+  assert_tables(found.params["networks"][train.STUDENT], expected)
+  assert float(losses["base"]) == pytest.approx((each[0]["base"] + each[1]["base"]) / 2, rel=1e-5)
+  assert int(found.step) == 2
+
+
+@pytest.fixture(scope="module")
+def log():
+  rng = np.random.default_rng(0)
+  return np.sort(rng.integers(0, 300, size=1003)).astype(np.int32)
+
+
+@pytest.mark.parametrize("kd_per", ["interaction", "user"])
+@pytest.mark.parametrize("batch_size", [64, 1003, 5000, 1])
+def test_a_plan_covers_every_interaction_once_and_counts_users(log, batch_size, kd_per):
+  plan = batches.plan(3, 7, log, batch_size, kd_per)
+  steps = -(-1003 // batch_size)
+  assert plan["rows"].shape == plan["weight"].shape == (steps, batch_size)
+  real = plan["weight"] > 0
+  assert sorted(plan["rows"][real].tolist()) == list(range(1003)) and set(plan["weight"][real]) == {1.0}
+  assert real[:-1].all()
+  for rows, weight, users, kd_weight in zip(*plan.values(), strict=True):
+    inside = log[rows[weight > 0]]
+    counts = {int(u): int((inside == u).sum()) if kd_per == "interaction" else 1 for u in inside}
+    kept = kd_weight > 0
+    assert dict(zip(users[kept].tolist(), kd_weight[kept].tolist(), strict=True)) == counts
+    assert kept.sum() == len(counts)
+
+
+def test_a_plan_is_a_function_of_seed_and_epoch(log):
+  plan = functools.partial(batches.plan, users=log, batch_size=64, kd_per="interaction")
+  first = plan(0, 1)["rows"]
+  assert np.array_equal(first, plan(0, 1)["rows"])
+  for other in (plan(0, 2), plan(1, 1), plan(1, 0)):
+    assert not np.array_equal(first, other["rows"])
+  assert not np.array_equal(first.reshape(-1)[:1003], np.arange(1003))
+
+
+def test_indices_out_of_range_are_refused(make_dataset):
+  train_log = make_dataset(num_users=4, num_items=10, train=3, validation=1, test=0).train
+  for users, items in ((3, 10), (4, 9)):
+    with pytest.raises(ValueError, match="index"):
+      if train_log.items.max() < 9:
+        train_log.items[0] = 9
+      batches.to_device(train_log, users, items)
+
+
+def test_drawn_batches_hold_the_planned_rows(make_dataset):
+  dataset = make_dataset(num_users=20, num_items=30, train=6, seed=2)
+  seen = jax.tree.map(jnp.asarray, ranking.seen_of(dataset.train.users, dataset.train.items, 20, 30))
+  users, items = batches.to_device(dataset.train, 20, 30)
+  plan = batches.plan(0, 1, dataset.train.users, 16, "interaction")
+  batch = batches.draw(jax.random.key(0), plan, users, items, seen, negatives=2, num_items=30)
+  assert np.array_equal(batch["users"], dataset.train.users[plan["rows"]])
+  assert np.array_equal(batch["items"][..., 0], dataset.train.items[plan["rows"]])
+  assert batch["items"].shape == (*plan["rows"].shape, 3)
+  assert all(np.array_equal(batch[k], plan[k]) for k in ("weight", "kd_users", "kd_weight"))

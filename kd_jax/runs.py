@@ -31,20 +31,23 @@ _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "nu
 def start(directory: str | os.PathLike, values: flags.FlagValues) -> None:
   """Writes flags.txt, or compares with what is there. Raises InputError if a flag has changed."""
   path = pathlib.Path(directory) / FLAGS
-  lines = [f"--{name}={values[name].value}" for name in values
-           if name not in _PLACES and values[name].value is not None]
+  now = {name: str(values[name].value) for name in values if name not in _PLACES and values[name].value is not None}
   if path.exists():
-    keep = lambda lines: {x for x in lines if x and x.partition("=")[0].lstrip("-") not in _EXTENDABLE}
-    before, now = keep(path.read_text().splitlines()), keep(lines)
-    if before != now:
-      changed = sorted(now - before) or sorted(before - now)
-      was = sorted(before - now) or ["absent"]
-      raise InputError(f"--workdir={directory} holds a run with other flags: {' '.join(changed)} "
-                       f"(there: {' '.join(was)}); choose another directory")
+    defaults = {name: str(values[name].default) for name in now}  # for flags that are newer than the run
+    before = defaults | _read_flags(path)
+    changed = sorted(k for k in now.keys() | before.keys() if k not in _EXTENDABLE and now.get(k) != before.get(k))
+    if changed:
+      was = ", ".join(f"--{k}={now.get(k, '')} (there: {before.get(k, '')})" for k in changed)
+      raise InputError(f"--workdir={directory} holds a run with other flags: {was}; choose another directory")
   elif path.parent.exists() and any(p for p in path.parent.iterdir() if p.name != ".lock"):
     raise InputError(f"--workdir={directory}: not empty, and no run is in it")
   else:
-    path.write_text("\n".join(lines) + "\n")
+    path.write_text("".join(f"--{name}={value}\n" for name, value in now.items()))
+
+
+def _read_flags(path) -> dict[str, str]:
+  pairs = (line[2:].split("=", 1) for line in path.read_text().splitlines() if line.startswith("--"))
+  return {name: value for name, value in pairs if name not in _PLACES}
 
 
 def write_info(directory: str | os.PathLike, info: dict[str, Any]) -> None:

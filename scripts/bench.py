@@ -1,6 +1,7 @@
 """Times evaluation and an epoch of the plain student and of every method, after a warm-up.
 
   python scripts/bench.py --data="citeulike(split='position')"
+  python scripts/bench.py --data="citeulike(split='position')" --methods --out=docs/methods_cost.json
 """
 
 from kd_jax import cli
@@ -10,6 +11,7 @@ FLAGS = cli.define(
     model=("string", "mf(dim=20)", "The student."),
     teacher_model=("string", "mf(dim=400)", "The teacher; it is not trained."),
     kds=("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
+    methods=("boolean", False, "Time every method at its defaults instead."),
     batch_size=("integer", 2048, "Interactions per step."),
     repeats=("integer", 7, "Timings after the warm-up; the median counts."),
     out=("string", None, "Write the timings to this JSON file."))
@@ -17,6 +19,8 @@ FLAGS = cli.define(
 
 def main(values):
   kds = [kd.strip() for kd in values.kds.split(";") if kd.strip()]
+  if values.methods:
+    kds = [f"{name}()" for name in cli.lookup.names("losses")]
   for kd in kds:
     cli.lookup.parse_sum("losses", kd, "kds")
   from kd_jax import artifacts, benchmark
@@ -29,7 +33,8 @@ def main(values):
     cells = [f"{seconds[k]:9.3f}" if k in seconds else " " * 9 for k in ("median", "min", "max", "drawing", "first")]
     print(f"{name:44s}{''.join(cells)}", flush=True)
   if values.out:
-    artifacts.write_json_atomic(values.out, {"machine": benchmark.machine(), "data": values.data, "seconds": results})
+    command = " ".join(["python scripts/bench.py", *(f"--{k}={values[k].value}" for k in values if values[k].present)])
+    artifacts.write_json_atomic(values.out, {"command": command, "machine": benchmark.machine(), "seconds": results})
 
 
 if __name__ == "__main__":

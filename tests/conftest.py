@@ -1,12 +1,12 @@
 """What all tests share: one CPU device, a cache of this session only, small data, scripts as processes."""
 
-import importlib.util
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+from importlib import metadata
 
 import numpy as np
 import pytest
@@ -16,7 +16,9 @@ _CACHE = tempfile.mkdtemp(prefix="kd_jax_tests_")
 # Before anything imports jax; processes that tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KD_JAX_CACHE"] = _CACHE
-if importlib.util.find_spec("kd_jax") is None or "PYTHONPATH" in os.environ:
+try:
+  metadata.distribution("kd_jax")
+except metadata.PackageNotFoundError:  # a checkout that is not installed: processes must find it too
   sys.path.insert(0, str(ROOT))
   os.environ["PYTHONPATH"] = os.pathsep.join(x for x in (str(ROOT), os.environ.get("PYTHONPATH")) if x)
 
@@ -34,28 +36,29 @@ def real_data():
   return folder
 
 
-@pytest.fixture(scope="session")
-def make_dataset():
-  """make(num_users, num_items, train=, validation=, test=, seed=): items per user of each split."""
+def build_dataset(num_users=48, num_items=950, train=9, validation=1, test=1, seed=0):
+  """A data set in memory of so many random items per user in each split."""
   from kd_jax.base import Dataset, Interactions
 
-  def make(num_users=48, num_items=950, train=9, validation=1, test=1, seed=0):
-    rng = np.random.default_rng(seed)
-    drawn = np.argsort(rng.random((num_users, num_items)), axis=1)[:, : train + validation + test]
-    splits = []
-    for columns in np.split(drawn, [train, train + validation], axis=1):
-      users = np.repeat(np.arange(num_users, dtype=np.int32), columns.shape[1])
-      splits.append(Interactions(users, columns.reshape(-1).astype(np.int32)))
-    ids = np.arange(num_users).astype(str), np.arange(num_items).astype(str)
-    return Dataset("in_memory()", num_users, num_items, *splits, *ids, hashes={}, report={}, synthetic=True)
+  rng = np.random.default_rng(seed)
+  drawn = np.argsort(rng.random((num_users, num_items)), axis=1)[:, : train + validation + test]
+  splits = []
+  for columns in np.split(drawn, [train, train + validation], axis=1):
+    users = np.repeat(np.arange(num_users, dtype=np.int32), columns.shape[1])
+    splits.append(Interactions(users, columns.reshape(-1).astype(np.int32)))
+  ids = np.arange(num_users).astype(str), np.arange(num_items).astype(str)
+  return Dataset("in_memory()", num_users, num_items, *splits, *ids, hashes={}, report={}, synthetic=True)
 
-  return make
+
+@pytest.fixture(scope="session")
+def make_dataset():
+  return build_dataset
 
 
 @pytest.fixture(scope="session")
 def wide(make_dataset):
-  """48 users and 950 items: enough for the default lists of every method."""
-  return make_dataset()
+  """1,000 users and 950 items: enough for the default lists of every method, of items or of users."""
+  return make_dataset(num_users=1000, num_items=950, train=3)
 
 
 @pytest.fixture(scope="session")

@@ -18,60 +18,65 @@ from kd_jax import batches, lookup, ranking, resample, tasks, train
 from kd_jax.base import KD, Outputs
 
 NAMES = lookup.names("losses")
-KEY = f"0:{train.STUDENT}<-{train.TEACHER}"
-BATCH, NEGATIVES = 32, 2
+BATCH, NEGATIVES = 256, 2
 
 
 OPTIMIZER = optax.adam(0.05)
 WEIGHT = 100.0  # of the method, beside the base loss
 
 
-def build(dataset, kd):
-  """(run, given, state, seen): a student of width 8 and a live teacher of width 12, both random."""
+def build(dataset, kd, batch):
+  """(run, given, state): a student of width 8 and a live teacher of width 12, both random."""
   modules = {name: lookup.build("models", lookup.Call("mf", (("dim", dim), ("init_std", 0.5))),
                                 num_users=dataset.num_users, num_items=dataset.num_items)
              for name, dim in ((train.STUDENT, 8), (train.TEACHER, 12))}
   run = train.Run(tuple(modules.items()), (train.STUDENT,), ((train.STUDENT, train.TEACHER),), ((WEIGHT, kd),),
                   tasks.bpr, OPTIMIZER, "sum")
-  shapes = {"users": jnp.zeros(BATCH, jnp.int32), "items": jnp.zeros((BATCH, 1 + NEGATIVES), jnp.int32)}
   alone = run._replace(learners=(train.TEACHER,), kds=(), edges=())
-  teacher = train.init(jax.random.key(1), alone, train.Given({}, {}), shapes).params["networks"]
+  teacher = train.init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"]
   given = train.Given(teacher, {})
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(
-      dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items))
-  return run, given, train.init(jax.random.key(2), run, given, shapes), seen
+  return run, given, train.init(jax.random.key(2), run, given, batch)
 
 
-def draw(dataset, seen):
+def draw(dataset):
   """The batches [S, ...] of an epoch."""
-  plan = batches.plan(0, 1, dataset.train.users, BATCH, "interaction")
-  users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  drawn = batches.draw(jax.random.key(3), plan, users, items, seen, negatives=NEGATIVES,
-                       num_items=dataset.num_items)
-  return jax.tree.map(jnp.asarray, drawn)
+  plan = batches.plan(0, 1, dataset.train, BATCH, "interaction")
+  sizes = dataset.num_users, dataset.num_items
+  users, items = batches.to_device(dataset.train, *sizes)
+  seen = jax.tree.map(jnp.asarray, ranking.seen_of(dataset.train.users, dataset.train.items, *sizes))
+  made = batches.draw(jax.random.key(3), plan, users, items, seen, negatives=NEGATIVES, num_items=sizes[1])
+  return jax.tree.map(jnp.asarray, made)
 
 
-def sample(dataset, run, given, params, seen):
-  sources = resample.prepare(run, dataset, seen, given, None)
-  return resample.targets(jax.random.key(1), params, given, sources, run=run, num_items=dataset.num_items)
+@pytest.fixture(scope="module")
+def drawn(wide):
+  return draw(wide)
+
+
+def sample(dataset, run, given, params):
+  sources = resample.prepare(run, dataset, given)
+  lists = resample.learner_lists(run, params, given, sources, 0, None)
+  memory = resample.initial_memory(run, dataset)
+  return resample.targets(jax.random.key(1), params, given, sources, lists, memory, jnp.int32(0), run=run)
 
 
 def terms(run, given, params, batch, targets):
-  return train.per_example_loss(params, given, batch, targets, jax.random.key(4), run=run)[1][KEY]
+  """(losses, weights) of the rows of the method."""
+  (found,) = train.per_example_loss(params, given, batch, targets, jax.random.key(4), run=run)[1].values()
+  return found
 
 
 @functools.partial(jax.jit, static_argnames="run")
 def evaluate(params, given, batch, targets, *, run):
-  """(losses, gradient to the student, to the teacher, to its scores), of the weighted sum over rows."""
+  """(losses, gradient to the student, to the teacher, to fields, the weighted sum over rows)."""
   floats = {k: {f: v for f, v in fields.items() if v.dtype == jnp.float32} for k, fields in targets.items()}
-  weight = batch["kd_weight" if run.kds[0][1].rows == "users" else "weight"]
 
   def total(params, teacher, floats):
     both = {k: fields | floats[k] for k, fields in targets.items()}
-    found = terms(run, given._replace(params=teacher), params, batch, both)
-    return (weight * found).sum(), found
+    found, weight = terms(run, given._replace(params=teacher), params, batch, both)
+    return (weight * found).sum(), (found, weight)
 
-  gradients, found = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(params, given.params, floats)
+  gradients, (found, weight) = jax.grad(total, argnums=(0, 1, 2), has_aux=True)(params, given.params, floats)
   return found, *gradients, (weight * found).sum()
 
 
@@ -92,7 +97,6 @@ class Ready(NamedTuple):
   run: train.Run
   given: train.Given
   state: train.TrainState
-  seen: ranking.Seen
   batches: dict
   batch: dict  # the first
   targets: dict
@@ -100,14 +104,14 @@ class Ready(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def ready(wide, method):
+def ready(wide, method, drawn):
   """The method with its default arguments, on data that its lists fit."""
-  run, given, state, seen = build(wide, method)
-  resample.check(run, wide)
-  drawn, targets = draw(wide, seen), sample(wide, run, given, state.params, seen)
   batch = jax.tree.map(lambda x: x[0], drawn)
+  run, given, state = build(wide, method, batch)
+  resample.check(run, wide)
+  targets = sample(wide, run, given, state.params)
   found = evaluate(state.params, given, batch, targets, run=run)
-  return Ready(run, given, state, seen, drawn, batch, targets, found)
+  return Ready(run, given, state, drawn, batch, targets, found)
 
 
 def test_every_file_is_found_and_is_a_method():
@@ -117,20 +121,21 @@ def test_every_file_is_found_and_is_a_method():
   assert sorted(with_factory) == NAMES and len(NAMES) >= 4
   for name in NAMES:
     kd = default(name)
-    assert isinstance(kd, KD) and kd.rows in ("users", "interactions")
+    assert isinstance(kd, KD) and kd.rows in ("users", "items", "entities")
     hash(kd)
 
 
 def test_one_finite_loss_per_row(method, ready):
   found = ready.found[0]
-  rows = ready.batch["kd_users" if method.rows == "users" else "users"].shape[0]
-  assert found.shape == (rows,)
+  rows = {side: ready.batch[f"kd_{side}"].shape[0] for side in ("users", "items")}
+  rows["entities"] = rows["users"] + ready.batch["items"].size
+  assert found.shape == (rows[method.rows],)
   assert np.isfinite(found).all() and np.ptp(found) > 0
 
 
 def test_same_with_and_without_jit(ready):
   eager = terms(ready.run, ready.given, ready.state.params, ready.batch, ready.targets)
-  np.testing.assert_allclose(eager, ready.found[0], rtol=2e-5, atol=1e-6)
+  np.testing.assert_allclose(eager[0], ready.found[0], rtol=2e-5, atol=1e-6)
 
 
 def stretched(network):
@@ -143,7 +148,7 @@ def test_finite_for_scores_up_to_ten_thousand(wide, ready):
   networks = {k: stretched(v) for k, v in ready.state.params["networks"].items()}
   params = ready.state.params | {"networks": networks}
   given = ready.given._replace(params={k: stretched(v) for k, v in ready.given.params.items()})
-  targets = sample(wide, ready.run, given, params, ready.seen)
+  targets = sample(wide, ready.run, given, params)
   found, gradient, _, _, _ = evaluate(params, given, ready.batch, targets, run=ready.run)
   assert np.isfinite(found).all()
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
@@ -190,7 +195,8 @@ def test_teacher_scores_are_read_only_where_declared(method, ready):
   """`teacher_scores=False` promises that they may be absent."""
   if method.teacher_scores or method.adapter is not None or method.sample is None:
     pytest.skip("the loss reads the teacher")
-  target = {k: v[ready.batch["kd_users"]] for k, v in ready.targets[KEY].items()}
+  (fields,) = ready.targets.values()
+  target = {k: v[ready.batch[f"kd_{method.rows}"]] for k, v in fields.items()} | {"epoch": 0}
   scores = jnp.zeros(target["items"].shape)
   assert np.isfinite(method.loss(Outputs(scores), Outputs(None), target)).all()
 

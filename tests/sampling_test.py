@@ -37,6 +37,11 @@ def ordered_draws(weights, n):
   return found
 
 
+def make_view(teacher=None, student=None, unseen=None):
+  return View(**dict.fromkeys(View._fields) | {"user": jnp.int32(0), "teacher": teacher, "student": student,
+                                               "unseen": unseen})
+
+
 def draws(sample, view, n, seed=0):
   """`n` draws of a method's sampler for one user."""
   return jax.tree.map(np.asarray, jax.vmap(lambda key: sample(key, view))(jax.random.split(jax.random.key(seed), n)))
@@ -56,8 +61,7 @@ DEPTH, TEACHERS_ITEMS = 8, np.array([40, 7, 31, 2, 25, 18, 3, 11])
 
 
 def rrd_view():
-  return View(jnp.int32(0), Ranked(jnp.asarray(TEACHERS_ITEMS), jnp.arange(DEPTH)[::-1] * 1.0), None,
-              jnp.array([50, 51]))
+  return make_view(Ranked(jnp.asarray(TEACHERS_ITEMS), jnp.arange(DEPTH)[::-1] * 1.0), None, jnp.array([50, 51]))
 
 
 def test_rrd_draws_interesting_items_by_exp_of_minus_rank():
@@ -85,7 +89,7 @@ def test_rrd_puts_unseen_items_after_the_interesting_ones():
 def test_first_draw_of_rrds_defaults_is_from_five_hundred():
   """k=1 makes the only draw the first: its exact frequencies over all ranks."""
   teacher = Ranked(jnp.arange(500), -jnp.arange(500.0))
-  found = draws(rrd(k=1, uninteresting=1).sample, View(jnp.int32(0), teacher, None, jnp.array([600])), 20_000)
+  found = draws(rrd(k=1, uninteresting=1).sample, make_view(teacher, None, jnp.array([600])), 20_000)
   probabilities = np.exp(-np.arange(1, 501) / 10.0)
   probabilities /= probabilities.sum()
   counts = np.bincount(found["items"][:, 0], minlength=500)
@@ -95,8 +99,7 @@ def test_first_draw_of_rrds_defaults_is_from_five_hundred():
 
 def test_rcekd_draws_by_the_number_of_teacher_items_at_or_below():
   listed, teacher = np.array([9, 4, 17, 2, 30, 21]), np.array([2, 99, 4])
-  view = View(jnp.int32(0), Ranked(jnp.asarray(teacher), jnp.zeros(3)),
-              Ranked(jnp.asarray(listed), jnp.zeros(6)), None)
+  view = make_view(Ranked(jnp.asarray(teacher), jnp.zeros(3)), Ranked(jnp.asarray(listed), jnp.zeros(6)))
   kd = rcekd(k=3, sampled=2, depth=6, sampling_temperature=1.5)
   found = draws(kd.sample, view, 20_000)
   below = [sum(listed[j] in teacher for j in range(i, 6)) for i in range(6)]
@@ -111,8 +114,7 @@ def test_rcekd_draws_by_the_number_of_teacher_items_at_or_below():
 
 def test_rcekds_count_is_capped_at_fifty():
   listed = np.arange(60)
-  view = View(jnp.int32(0), Ranked(jnp.asarray(listed[::-1]), jnp.zeros(60)),
-              Ranked(jnp.asarray(listed), jnp.zeros(60)), None)
+  view = make_view(Ranked(jnp.asarray(listed[::-1]), jnp.zeros(60)), Ranked(jnp.asarray(listed), jnp.zeros(60)))
   found = draws(rcekd(k=60, sampled=1, depth=60).sample, view, 40_000)["items"][:, 60]
   weights = np.exp((np.minimum(60 - np.arange(60), 50) + 1) / 10.0)
   assert_frequencies(np.bincount(found, minlength=60), weights / weights.sum())
@@ -157,7 +159,7 @@ def negatives():
   seen = jax.tree.map(jnp.asarray, ranking.seen_of(users, items, 6, 12))
   drawn_users, drawn_items = [], []
   for epoch in range(200):
-    plan = batches.plan(0, epoch, users, 16, "interaction")
+    plan = batches.plan(0, epoch, Interactions(users, items), 16, "interaction")
     batch = batches.draw(jax.random.key(epoch), plan, jnp.asarray(users), jnp.asarray(items), seen, negatives=3,
                          num_items=12)
     real = plan["weight"] > 0
@@ -230,10 +232,10 @@ def test_views_hold_top_lists_of_unseen_items_and_the_teacher_scores_every_candi
   run = train.Run(((train.STUDENT, modules[0]), (train.TEACHER, modules[1])), (train.STUDENT,),
                   ((train.STUDENT, train.TEACHER),), ((1.0, echo()),), tasks.bpr, optax.sgd(0.1), "sum")
   given = train.Given({train.TEACHER: tables[1]}, {})
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(dataset.train.users, dataset.train.items, 70, 60))
-  sources = resample.prepare(run, dataset, seen, given, None)
+  sources = resample.prepare(run, dataset, given)
   params = {"networks": {train.STUDENT: tables[0]}, "adapters": {}}
-  (fields,) = resample.targets(jax.random.key(0), params, given, sources, run=run, num_items=60).values()
+  lists = resample.learner_lists(run, params, given, sources, 0, None)
+  (fields,) = resample.targets(jax.random.key(0), params, given, sources, lists, {}, jnp.int32(0), run=run).values()
   assert np.array_equal(fields["user"], np.arange(70))
   scores = [np.array(t["user"] @ t["item"].T) for t in tables]
   expected = np.take_along_axis(scores[1], np.asarray(fields["items"]), axis=1)
@@ -260,7 +262,7 @@ def test_top_k_ties_zeros_of_either_sign():
 def test_check_refuses_lists_that_a_user_cannot_fill(make_dataset):
   dataset = make_dataset(num_users=5, num_items=30, train=10)
   some = Interactions(dataset.train.users[:-3], dataset.train.items[:-3])
-  run = train.Run((), (), ((train.STUDENT, train.TEACHER),), (), None, optax.sgd(0.1), "sum")
+  run = train.Run((), (train.STUDENT,), ((train.STUDENT, train.TEACHER),), (), None, optax.sgd(0.1), "sum")
   fits = lambda lists: resample.check(run._replace(kds=((1.0, KD(None, lists)),)), dataset._replace(train=some))
   fits(Lists(teacher=20))
   fits(Lists(teacher=10, unseen=10))

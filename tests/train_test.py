@@ -1,19 +1,18 @@
-"""One step of training written out in NumPy, the batches of an epoch, and what weighs what."""
+"""Steps of training written out in NumPy, and what weighs what."""
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
-from kd_jax import batches, lookup, parallel, ranking, tasks, train
+from kd_jax import lookup, parallel, tasks, train
 from kd_jax.base import Outputs
 from kd_jax.losses.kl import kl
 
 U, I, D = 6, 9, 3  # noqa: E741 (as everywhere)
+NOTHING = train.Given({}, {})
 KEY = f"0:{train.STUDENT}<-{train.TEACHER}"
 
 
@@ -46,9 +45,13 @@ def a_batch(seed, weight=None):
   rng = np.random.default_rng(seed)
   users = np.array([0, 2, 2, 4, 1])
   items = rng.integers(0, 8, size=(5, 3))
-  who, count = np.unique(users, return_counts=True)
-  return {"users": users, "items": items, "weight": np.ones(5, np.float32) if weight is None else weight,
-          "kd_users": np.pad(who, (0, 1)), "kd_weight": np.pad(count, (0, 1)).astype(np.float32)}
+  weight = np.ones(5, np.float32) if weight is None else weight
+  batch = {"users": users, "items": items, "weight": weight, "items_weight": np.repeat(weight[:, None], 3, axis=1)}
+  for side, column in (("kd_users", users), ("kd_items", items[:, 0])):
+    who, count = np.unique(column, return_counts=True)
+    padding = (0, 5 - len(who))
+    batch |= {side: np.pad(who, padding), f"{side}_weight": np.pad(count, padding).astype(np.float32)}
+  return batch
 
 
 def bpr_by_hand(params, batch):
@@ -79,7 +82,7 @@ def adam_by_hand(params, gradients_of, steps, rate, decay):
   return params
 
 
-def run_steps(run, state, steps, given=train.Given({}, {}), targets=None):
+def run_steps(run, state, steps, given=NOTHING, targets=None):
   losses = []
   for t in range(1, steps + 1):
     state, loss = train.train_step(state, given, targets or {}, a_batch(t), jax.random.key(0), run=run)
@@ -136,7 +139,7 @@ def test_mean_reduction_divides_by_the_rows_that_count():
   batch = a_batch(1, weight)
   loss, gradient = bpr_by_hand(params, batch)
   run = make_run(train.make_optimizer("sgd", 0.1, 0.0), reduction="mean")
-  state, losses = train.train_step(start(run, params), train.Given({}, {}), {}, batch, jax.random.key(0), run=run)
+  state, losses = train.train_step(start(run, params), NOTHING, {}, batch, jax.random.key(0), run=run)
   assert float(losses["base"]) == pytest.approx(loss / 3, rel=1e-5)
   assert_tables(state.params["networks"][train.STUDENT], {k: params[k] - 0.1 * gradient[k] / 3 for k in params})
 
@@ -169,7 +172,7 @@ def test_distillation_is_weighed_by_interactions_or_by_users(kd_per):
   run = make_run(train.make_optimizer("sgd", 0.1, 0.0), kds=[(1.0, kl(candidates="full"))])
   teacher, params, batch = tables(9, 4), tables(6), a_batch(1)
   if kd_per == "user":
-    batch["kd_weight"] = np.minimum(batch["kd_weight"], 1)
+    batch["kd_users_weight"] = np.minimum(batch["kd_users_weight"], 1)
 
   def of(user):
     t, s = (x["user"][user] @ x["item"].T for x in (teacher, params))
@@ -197,7 +200,6 @@ def test_the_update_is_of_base_plus_weighted_methods():
 
 
 def test_lists_side_by_side_are_separate_applies():
-  run = make_run(optax.sgd(0.1))
   rng = np.random.default_rng(0)
   batch = a_batch(1)
   users = batch["kd_users"]
@@ -205,7 +207,7 @@ def test_lists_side_by_side_are_separate_applies():
            "a": {"users": users, "items": rng.integers(0, I, (len(users), 4))},
            "b": {"users": users, "items": rng.integers(0, I, (len(users), 11))}}
   variables = {"params": to_jax(tables(8)), "constants": {}}
-  outs = train.forward(run, variables, train.STUDENT, asked)
+  outs = train.forward(mf(), variables, asked)
   for key, one in asked.items():
     expected = mf().apply(variables, one)
     for a, b in zip(outs[key], expected, strict=True):
@@ -227,61 +229,8 @@ def test_an_epoch_leaves_the_teacher_as_it_was(name):
 def test_an_epoch_is_its_steps():
   run = make_run(train.make_optimizer("adam", 0.1, 0.0))
   epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
-  found, losses = train.train_epoch(start(run, tables(5)), train.Given({}, {}), {}, epoch, jax.random.key(0), run=run)
+  found, losses = train.train_epoch(start(run, tables(5)), NOTHING, {}, epoch, jax.random.key(0), run=run)
   expected, each = run_steps(run, start(run, tables(5)), 2)
   assert_tables(found.params["networks"][train.STUDENT], expected)
   assert float(losses["base"]) == pytest.approx((each[0]["base"] + each[1]["base"]) / 2, rel=1e-5)
   assert int(found.step) == 2
-
-
-@pytest.fixture(scope="module")
-def log():
-  rng = np.random.default_rng(0)
-  return np.sort(rng.integers(0, 300, size=1003)).astype(np.int32)
-
-
-@pytest.mark.parametrize("kd_per", ["interaction", "user"])
-@pytest.mark.parametrize("batch_size", [64, 1003, 5000, 1])
-def test_a_plan_covers_every_interaction_once_and_counts_users(log, batch_size, kd_per):
-  plan = batches.plan(3, 7, log, batch_size, kd_per)
-  steps = -(-1003 // batch_size)
-  assert plan["rows"].shape == plan["weight"].shape == (steps, batch_size)
-  real = plan["weight"] > 0
-  assert sorted(plan["rows"][real].tolist()) == list(range(1003)) and set(plan["weight"][real]) == {1.0}
-  assert real[:-1].all()
-  for rows, weight, users, kd_weight in zip(*plan.values(), strict=True):
-    inside = log[rows[weight > 0]]
-    counts = {int(u): int((inside == u).sum()) if kd_per == "interaction" else 1 for u in inside}
-    kept = kd_weight > 0
-    assert dict(zip(users[kept].tolist(), kd_weight[kept].tolist(), strict=True)) == counts
-    assert kept.sum() == len(counts)
-
-
-def test_a_plan_is_a_function_of_seed_and_epoch(log):
-  plan = functools.partial(batches.plan, users=log, batch_size=64, kd_per="interaction")
-  first = plan(0, 1)["rows"]
-  assert np.array_equal(first, plan(0, 1)["rows"])
-  for other in (plan(0, 2), plan(1, 1), plan(1, 0)):
-    assert not np.array_equal(first, other["rows"])
-  assert not np.array_equal(first.reshape(-1)[:1003], np.arange(1003))
-
-
-def test_indices_out_of_range_are_refused(make_dataset):
-  train_log = make_dataset(num_users=4, num_items=10, train=3, validation=1, test=0).train
-  for users, items in ((3, 10), (4, 9)):
-    with pytest.raises(ValueError, match="index"):
-      if train_log.items.max() < 9:
-        train_log.items[0] = 9
-      batches.to_device(train_log, users, items)
-
-
-def test_drawn_batches_hold_the_planned_rows(make_dataset):
-  dataset = make_dataset(num_users=20, num_items=30, train=6, seed=2)
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(dataset.train.users, dataset.train.items, 20, 30))
-  users, items = batches.to_device(dataset.train, 20, 30)
-  plan = batches.plan(0, 1, dataset.train.users, 16, "interaction")
-  batch = batches.draw(jax.random.key(0), plan, users, items, seen, negatives=2, num_items=30)
-  assert np.array_equal(batch["users"], dataset.train.users[plan["rows"]])
-  assert np.array_equal(batch["items"][..., 0], dataset.train.items[plan["rows"]])
-  assert batch["items"].shape == (*plan["rows"].shape, 3)
-  assert all(np.array_equal(batch[k], plan[k]) for k in ("weight", "kd_users", "kd_weight"))

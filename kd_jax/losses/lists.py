@@ -10,16 +10,36 @@ from kd_jax.base import Array, InputError, Lists
 CANDIDATES = ("full", "teacher", "student")
 
 
-def candidate_lists(candidates: str, k: int, exclude_seen: bool):
-  """(Lists, sample) of a method whose candidates are all items, the teacher's or the student's top k."""
+def candidate_lists(candidates: str, k: int, exclude_seen: bool, all_teachers: bool = False):
+  """(Lists, sample) of a method whose candidates are all items, the teacher's or the student's top k.
+
+  With `all_teachers`, those of each teacher; `counted` [C] then marks an item where it is met first.
+  """
   if candidates not in CANDIDATES:
     raise InputError(f"candidates={candidates!r}: choose from {', '.join(CANDIDATES)}")
   if candidates == "full":
     return Lists(), None
+  if candidates == "teacher" and all_teachers:
+    def union(rng, view):
+      items = view.teacher.items.reshape(-1)
+      return {"items": items, "counted": first_met(items)}
+    return Lists(teacher=k, exclude_seen=exclude_seen), union
   if candidates == "teacher":
     sample = lambda rng, view: {"items": view.teacher.items[:k], "teacher": view.teacher.scores[:k]}
     return Lists(teacher=k, exclude_seen=exclude_seen), sample
   return Lists(student=k, exclude_seen=exclude_seen), lambda rng, view: {"items": view.student.items[:k]}
+
+
+def first_met(items: Array) -> Array:
+  """Where an item of items [C] is met for the first time."""
+  place = jnp.arange(items.shape[0])
+  return ~jnp.any((items[:, None] == items) & (place < place[:, None]), axis=1)
+
+
+def rank_in(listed: Array, items: Array) -> Array:
+  """Ranks (from 0) of items [C] in listed [K]; K for what is not in it."""
+  k = listed.shape[0]
+  return jnp.min(jnp.where(listed == items[:, None], jnp.arange(k, dtype=jnp.int32), k), axis=1)
 
 
 def draw_without_replacement(rng: Array, log_weights: Array, n: int) -> Array:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.base import Dataset, Outputs
+from kd_jax.base import Array, Dataset, Outputs
 from kd_jax.models.scoring import inner_product
+
+_BLOCK = 500_000  # numbers gathered at a time, measured: they fit in a core's cache
 
 
 class LightGCN(nn.Module):
@@ -33,20 +36,38 @@ class LightGCN(nn.Module):
     return {"users": users, "items": items, "weights": weights.astype(np.float32)}
 
   def tables(self):
-    edges = {k: self.get_variable("constants", k) for k in ("users", "items", "weights")}
+    edges = tuple(self.get_variable("constants", k) for k in ("users", "items", "weights"))
     user, item = self.user, self.item
     user_sum, item_sum = user, item
     for _ in range(self.layers):
-      to_user = edges["weights"][:, None] * item[edges["items"]]  # [N, D]
-      to_item = edges["weights"][:, None] * user[edges["users"]]
-      user = jax.ops.segment_sum(to_user, edges["users"], self.num_users)
-      item = jax.ops.segment_sum(to_item, edges["items"], self.num_items)
+      user, item = propagate(user, item, edges)
       user_sum, item_sum = user_sum + user, item_sum + item
     return user_sum / (self.layers + 1), item_sum / (self.layers + 1)
 
   def __call__(self, batch, tables=None) -> Outputs:
     user, item = self.tables() if tables is None else tables
     return inner_product(user[batch["users"]], item, batch.get("items"))
+
+
+@jax.custom_vjp
+def propagate(user: Array, item: Array, edges: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+  """(A item [U, D], A^T user [I, D]) for A [U, I] of `edges`: users, items, weights, all [N].
+
+  In blocks of edges, so that no [N, D] is written to memory. Its own transpose: so is its gradient.
+  """
+  size = max(1, min(_BLOCK // user.shape[1], edges[0].shape[0]))
+  blocks = [jnp.pad(x, (0, -x.shape[0] % size)).reshape(-1, size) for x in edges]  # padded with weight 0
+
+  def block(sums, x):
+    users, items, weights = x
+    to_user = sums[0].at[users].add(weights[:, None] * item[items])
+    return (to_user, sums[1].at[items].add(weights[:, None] * user[users])), None
+
+  return jax.lax.scan(block, (jnp.zeros_like(user), jnp.zeros_like(item)), blocks)[0]
+
+
+propagate.defvjp(lambda user, item, edges: (propagate(user, item, edges), edges),
+                 lambda edges, cotangents: (*propagate(*cotangents, edges), None))
 
 
 def lightgcn(

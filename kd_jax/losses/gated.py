@@ -1,0 +1,48 @@
+"""Distillation from several teachers, weighted for every sample by a gate."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax.base import KD
+from kd_jax.losses.lists import candidate_lists
+
+
+class _Gate(nn.Module):
+  """Adds the teachers' weights [E, B, C] to the student."""
+
+  @nn.compact
+  def __call__(self, student, teacher, batch):
+    shape = (teacher.scores.shape[0], 1, 1)
+    slope = self.param("slope", nn.initializers.zeros, shape)
+    bias = self.param("bias", nn.initializers.zeros, shape)
+    return student, jax.nn.softmax(slope * teacher.scores + bias, axis=0)
+
+
+def gated(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
+  """Gated distillation from several teachers: Zhu et al., CIKM 2020, https://arxiv.org/abs/2011.04106.
+
+  mean over the list of BCE(sigmoid(student / temperature), sum_m g_m sigmoid(teacher_m / temperature)), with
+  the gate g = softmax over teachers of w_m teacher_m + b_m: for every user and item the teachers' scores say
+  how much each of them counts. w and b are learned with the student; at first all teachers count the same.
+
+  Args:
+    temperature: softens all probabilities.
+    candidates: "full" (all items), "teacher" (the union of every teacher's top k) or "student" (its top k).
+    k: length of the lists, unless full.
+    exclude_seen: leave a user's training items out of the lists.
+
+  Departs from the paper: listed items stand for logged impressions; the regression on hidden layers and the
+  early stopping by the distillation loss are left out. With one teacher it is bce().
+  """
+  def loss(student, teacher, batch):
+    student, gate = student
+    target = jnp.sum(gate * jax.nn.sigmoid(teacher.scores / temperature), axis=0)
+    found = optax.sigmoid_binary_cross_entropy(student.scores / temperature, target)
+    return jnp.mean(found, axis=1, where=batch.get("counted"))
+
+  lists, sample = candidate_lists(candidates, k, exclude_seen, all_teachers=True)
+  return KD(loss, lists, sample, adapter=_Gate(), all_teachers=True)

@@ -1,0 +1,90 @@
+"""Hierarchical topology distillation (HTD)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from kd_jax.base import KD, Array, InputError
+from kd_jax.losses.experts import ExpertsOfBothSides, by_row, unit
+
+GROUP_TOPOLOGIES = ("entities", "prototypes")
+
+
+class Grouped(NamedTuple):
+  """Of every entity: the student's vector, the teacher's as experts rebuild it, its group."""
+
+  query: Array  # [E, ds]
+  hint: Array  # [E, dt]
+  group: Array  # [E] int32
+
+
+class Grouping(nn.Module):
+  """Adaptive group assignment: the gate of the experts says who is in which group."""
+
+  experts: ExpertsOfBothSides
+
+  def __call__(self, student, teacher, batch) -> Grouped:
+    return Grouped(student.query, *self.experts(student, teacher, batch))
+
+
+def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", positive_only: bool = True,
+        detach: bool = True, start_temperature: float = 1.0, end_temperature: float = 1e-10,
+        epochs: int = 100) -> KD:
+  """Hierarchical topology distillation (HTD): Kang, Hwang, Kweon, Yu, KDD 2021,
+  https://arxiv.org/abs/2106.08700.
+
+  alpha * TD + (1 - alpha) * GA. GA is the loss of distillation experts, |t - sum_m g_m E_m(s)|^2; an
+  entity's group is the arg-max of their gate without noise, users and items apart. TD sums, of cosines,
+  (student - teacher)^2 over ordered pairs of one group and over pairs of a group's prototype (the mean of
+  its members in the batch) with every entity, (P, e), or with every prototype, (P, P).
+
+  Args:
+    alpha: weight of TD; GA has the rest.
+    groups: groups, and so experts, on each side.
+    group_topology: "entities" for (P, e), "prototypes" for (P, P).
+    positive_only: of pairs of one group, only those of positive teacher cosine. The authors' code selects
+      so, though the paper says nothing of it.
+    detach: no gradient through prototypes, as in the authors' code, where (P, P) therefore trains nothing.
+    start_temperature: of the gate at epoch 0.
+    end_temperature: at epoch `epochs`, reached geometrically.
+    epochs: over how many the temperature falls.
+
+  Departs from the authors' code: log softmax has no 1e-10 added; the temperature does not lag an epoch
+  (there, epochs 0 and 1 have the start's); the noise is one draw per entity and step. --kd_per=user takes distinct entities, as published; otherwise an entity, a member of a prototype
+  too, counts as often as it is met.
+  """
+  if group_topology not in GROUP_TOPOLOGIES:
+    raise InputError(f"group_topology={group_topology!r}: choose from {', '.join(GROUP_TOPOLOGIES)}")
+
+  def loss(student, teacher, batch):
+    weight = batch["weight"]
+    s, t = unit(student.query), unit(teacher.query)
+
+    def of_same_group(row):  # Rows at a time: a matrix of all pairs would be large.
+      s_i, t_i, group = row
+      teacher_cosine = t @ t_i
+      counted = student.group == group
+      if positive_only:
+        counted &= teacher_cosine > 0
+      return jnp.sum(weight * counted * (s @ s_i - teacher_cosine) ** 2)
+
+    members = weight[:, None] * jax.nn.one_hot(student.group, 2 * groups)  # [E, G]
+    size = jnp.sum(members, axis=0)
+    prototype = lambda x: unit(members.T @ x / jnp.maximum(size, 1e-9)[:, None])
+    p_s, p_t = prototype(student.query), prototype(teacher.query)
+    if detach:  # Part of the published method.
+      p_s = jax.lax.stop_gradient(p_s)
+    if group_topology == "entities":
+      between = jnp.sum((s @ p_s.T - t @ p_t.T) ** 2, axis=1, where=size > 0)
+    else:  # A prototype's sum is shared out among its members.
+      between = jnp.sum((p_s @ p_s.T - p_t @ p_t.T) ** 2, axis=1, where=size > 0)
+      between = (between / jnp.maximum(size, 1e-9))[student.group] * (weight > 0)
+    topology = by_row(of_same_group, (s, t, student.group)) + between
+    return alpha * topology + (1 - alpha) * jnp.sum((teacher.query - student.hint) ** 2, axis=1)
+
+  adapter = Grouping(ExpertsOfBothSides(groups, start_temperature, end_temperature, epochs))
+  return KD(loss, adapter=adapter, teacher_scores=False, rows="entities", in_batch=True)

@@ -1,0 +1,68 @@
+"""Relational knowledge distillation (RKD)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from kd_jax.base import KD
+from kd_jax.losses.experts import by_row, entity, unit
+
+_TINY = 1e-9
+
+
+def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int = 32) -> KD:
+  """Relational knowledge distillation (RKD): Park, Kim, Lu, Cho, CVPR 2019, https://arxiv.org/abs/1904.05068.
+
+  distance_weight * RKD-D + angle_weight * RKD-A (sec. 3.2), h being the Huber loss of threshold 1:
+  RKD-D = mean over pairs of h(|s_i - s_j| / mu_s, |t_i - t_j| / mu_t), mu the mean distance;
+  RKD-A = mean over triplets of h(cos of the student's angle j-i-k, cos of the teacher's).
+
+  Args:
+    distance_weight: of RKD-D; the paper's for classification (1 for metric learning).
+    angle_weight: of RKD-A; the paper's for classification (2 for metric learning).
+    anchors: j and k are this many random distinct entities of the batch, drawn afresh for each batch by a
+      hash of epoch and entity; i is every entity. All entities, if the batch has no more.
+
+  Departs from the paper: j and k run over anchors, since all triplets of thousands of entities are too
+  many; vectors of users and items, related with each other, in place of an image's. The paper writes
+  sums, the authors' code takes means: a row's value is its mean over j (over j, k), so the sum over rows
+  is that mean times their number. Means leave out coinciding i, j, k, whose terms are 0; the code counts
+  them. --kd_per=user takes every entity once.
+  """
+  def loss(student, teacher, batch):
+    key, weight = entity(batch), batch["weight"]
+    chosen, chosen_key, chosen_weight = _draw(key, weight, batch["epoch"], min(anchors, key.shape[0]))
+    s_of, t_of = student.query[chosen], teacher.query[chosen]
+
+    def relations(row):
+      s_i, t_i, of = row[0], row[1], chosen_weight * (chosen_key != row[2])
+      towards = [s_of - s_i, t_of - t_i]
+      distances = [jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=1), 1e-16)) for x in towards]
+      s_cosine, t_cosine = (u @ u.T for u in map(unit, towards))
+      pairs = of[:, None] * of * (1 - jnp.eye(len(of)))
+      return distances, of, _mean(optax.huber_loss(s_cosine, t_cosine), pairs, axis=(0, 1))
+
+    (s_distance, t_distance), of, angle = by_row(relations, (student.query, teacher.query, key))
+    scaled = (d / _mean(d, weight[:, None] * of, axis=(0, 1)) for d in (s_distance, t_distance))
+    distance = _mean(optax.huber_loss(*scaled), of, axis=1)
+    return distance_weight * distance + angle_weight * angle
+
+  return KD(loss, teacher_scores=False, rows="entities", in_batch=True)
+
+
+def _mean(x, weight, axis):
+  return jnp.sum(weight * x, axis=axis) / jnp.maximum(jnp.sum(weight, axis=axis), _TINY)
+
+
+def _draw(key, weight, epoch, n):
+  """(row, entity, weight) [n] of random distinct entities; weight 0 where the batch has fewer."""
+  key = jnp.where(weight > 0, key, -1)
+  distinct, row, place = jnp.unique(key, return_index=True, return_inverse=True, size=key.shape[0],
+                                    fill_value=-1)
+  total = jax.ops.segment_sum(weight, place, key.shape[0]) * (distinct >= 0)
+  rng = jax.random.fold_in(jax.random.key(0), epoch)
+  lot = jax.vmap(lambda k: jax.random.uniform(jax.random.fold_in(rng, k)))(distinct)
+  _, drawn = jax.lax.top_k(jnp.where(distinct >= 0, lot, -1.0), n)
+  return row[drawn], distinct[drawn], total[drawn]

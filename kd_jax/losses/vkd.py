@@ -1,0 +1,71 @@
+"""Orthogonal projections for distillation (VkD)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax.base import KD, InputError, Outputs
+from kd_jax.losses.experts import by_side, unit
+
+NORMALISATIONS = ("standardise", "unit", "centre", "none")
+
+
+class Orthogonal(nn.Module):
+  """Student's vectors in the teacher's width, by an orthogonal map of users and one of items."""
+
+  @nn.compact
+  def __call__(self, student, teacher, batch) -> Outputs:
+    users, items = by_side(batch, student.query)
+    ds, dt = student.query.shape[1], teacher.query.shape[1]
+    projected = [users @ self._map("users", ds, dt), items @ self._map("items", ds, dt)]
+    return Outputs(None, jnp.concatenate(projected))
+
+  def _map(self, side, ds, dt):
+    """[ds, dt], its shorter side orthonormal: Q of a free matrix, with the signs that make Q unique."""
+    # Saxe et al., ICLR 2014: starts uniform over orthogonal maps.
+    q, r = jnp.linalg.qr(self.param(side, nn.initializers.orthogonal(), (max(ds, dt), min(ds, dt))))
+    q = q * jnp.sign(jnp.diagonal(r))
+    return q.T if ds <= dt else q
+
+
+def vkd(normalisation: str = "standardise") -> KD:
+  """Orthogonal projections (VkD): Miles, Elezi, Deng, CVPR 2024, https://arxiv.org/abs/2403.06213.
+
+  |N(t) - s P|^2 of every user's and item's vector, where P P^T = I (so P keeps the student's inner
+  products) is learnt, one for users and one for items, and N normalises the teacher.
+
+  Args:
+    normalisation: N, over the batch's users and its items apart. "standardise": mean 0 and variance 1 in
+      each dimension, the paper's for discriminative tasks. "unit": mean 0, then teacher and student of
+      length 1, as public recommender code does. "centre": mean 0. "none".
+
+  Departs from the paper: vectors of users and items in place of a hidden layer; P is the Q of a QR
+  decomposition, not a matrix exponential (the same set of P); whitening, for generative tasks, is left
+  out. Public recommender code draws users and items anew; --kd_per=user sums over a batch's distinct ones.
+  """
+  if normalisation not in NORMALISATIONS:
+    raise InputError(f"normalisation={normalisation!r}: choose from {', '.join(NORMALISATIONS)}")
+
+  def loss(student, teacher, batch):
+    s, t = student.query, teacher.query
+    if normalisation != "none":
+      centre, variance = _moments(t, batch)
+      t = t - centre
+      if normalisation == "standardise":
+        t = t / jnp.sqrt(variance + 1e-8)
+      elif normalisation == "unit":
+        s, t = unit(s), unit(t)
+    return jnp.sum((t - s) ** 2, axis=1)
+
+  in_batch = normalisation != "none"
+  return KD(loss, adapter=Orthogonal(), teacher_scores=False, rows="entities", in_batch=in_batch)
+
+
+def _moments(x, batch):
+  """(mean, variance) [E, D] of each row's side, over rows of positive weight."""
+  sides = jnp.stack([batch["is_user"], ~batch["is_user"]]) * batch["weight"]  # [2, E]
+  sides /= jnp.maximum(jnp.sum(sides, axis=1, keepdims=True), 1e-9)
+  own = jnp.where(batch["is_user"], 0, 1)
+  mean = (sides @ x)[own]
+  return mean, (sides @ (x - mean) ** 2)[own]

@@ -1,0 +1,142 @@
+"""Whole runs: from flags to metrics, labels and exports; what is equal bit for bit; what is never read."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from kd_jax import artifacts, checkpoint, data, evaluate, experiment, exporting, labelling, report, runs, teachers
+
+RRD = "--kd=0.5*rrd(k=5, uninteresting=5, depth=30)"
+
+
+@pytest.fixture
+def train(flags, small, tmp_path):
+  """train("name", "--flag", ...): the run directory."""
+  def run(name, *own):
+    experiment.run_training(flags(*small, f"--workdir={tmp_path / name}", *own))
+    return tmp_path / name
+
+  return run
+
+
+def outcome(directory):
+  """Hashes of the best parameters, and the metrics without times."""
+  best, _ = checkpoint.restore_best(directory)
+  leaves, _ = jax.tree_util.tree_flatten_with_path(best)
+  lines = [{k: v for k, v in line.items() if k != "seconds"} for line in runs.read_metrics(directory)]
+  result = {k: v for k, v in runs.read_json(directory / runs.RESULT).items() if k != "seconds"}
+  return {jax.tree_util.keystr(p): artifacts.hash_array(np.asarray(x)) for p, x in leaves}, lines, result
+
+
+def own_losses(directory):
+  return [next(v for k, v in line["loss"].items() if k != "base") for line in runs.read_metrics(directory)]
+
+
+@pytest.mark.short
+def test_from_flags_to_test_metrics_and_an_export(train, teacher, tmp_path):
+  student = train("student", RRD, f"--teacher={teacher}")
+  assert 0 < own_losses(student)[-1] < own_losses(student)[0]
+  plain = train("plain")
+  found = report.evaluate_run(str(student), teacher=str(teacher), student=str(plain))
+  assert found["synthetic"] and found["parameters"] * 4 == runs.read_info(teacher)["parameters"]
+  assert found["compression_ratio"] == 4 and 0 <= found["overlap@10"] <= 1
+  assert json.loads((student / "test.json").read_text())["metrics"] == found["metrics"]
+  assert list(exporting.export_run(str(student), str(tmp_path / "exported"), 5, True))
+
+
+def test_validation_metrics_are_those_of_the_best_epoch(train, small):
+  directory = train("run", "--epochs=5")
+  lines, result = runs.read_metrics(directory), runs.read_json(directory / runs.RESULT)
+  values = [line["validation"]["ndcg@10"] for line in lines]
+  assert [line["epoch"] for line in lines] == [1, 2, 3, 4, 5]
+  assert result["best_epoch"] == 1 + int(np.argmax(values)) and result["validation"]["ndcg@10"] == max(values)
+  dataset = data.load(small[0].partition("=")[2])
+  module, variables = teachers.network(str(directory), dataset)
+  _, found = evaluate.full_ranking(module, variables, evaluate.layout(dataset, "validation"))
+  assert evaluate.means(found) == result["validation"]
+
+
+def test_training_stops_when_validation_does_not_improve(train):
+  directory = train("run", "--epochs=50", "--patience=2", "--learning_rate=1e-9")
+  result = runs.read_json(directory / runs.RESULT)
+  assert result["epochs"] == result["best_epoch"] + 2 < 50
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(train, teacher):
+  method = (RRD, f"--teacher={teacher}")
+  first = outcome(train("a", *method))
+  assert outcome(train("b", *method)) == first
+  other = outcome(train("c", *method, "--seed=1"))
+  assert not set(other[0].values()) & set(first[0].values())
+
+
+@pytest.mark.parametrize("method", ["--kd=", "--kd=rcekd(k=5, sampled=5, depth=20)"])
+def test_a_run_made_longer_is_the_longer_run(train, teacher, method):
+  own = [method, f"--teacher={teacher}"] if method != "--kd=" else []
+  train("short", *own, "--epochs=2")
+  assert outcome(train("short", *own, "--epochs=4")) == outcome(train("long", *own, "--epochs=4"))
+
+
+@pytest.mark.parametrize(("method", "exclude_seen"), [(RRD, True), ("--kd=kl(k=20, temperature=2.0)", False)])
+def test_stored_labels_teach_as_the_live_teacher_does(train, teacher, tmp_path, method, exclude_seen):
+  labels = tmp_path / "labels"
+  labelling.write(str(teacher), str(labels), 40, exclude_seen)
+  live, stored = (outcome(train(name, method, f"--teacher={place}"))
+                  for name, place in (("live", teacher), ("stored", labels)))
+  assert live == stored
+
+
+@pytest.mark.parametrize("method", [RRD, "--kd=kl(candidates='full')"])
+def test_distilling_leaves_the_teachers_run_as_it_was(train, teacher, method):
+  files = lambda: {p: p.read_bytes() for p in teacher.rglob("*") if p.is_file() and p.name != ".lock"}
+  before = files()
+  train("student", method, f"--teacher={teacher}")
+  assert files() == before
+
+
+def test_test_split_is_not_read_in_training(train, small, tmp_path):
+  whole = outcome(train("whole", f"--cache_dir={tmp_path / 'cache'}"))
+  (folder,) = [p for p in (tmp_path / "cache" / "data").iterdir() if p.is_dir()]
+  spoilt = [p for p in folder.rglob("*") if p.is_file() and "-test." in p.name]
+  assert spoilt
+  for path in spoilt:
+    path.write_bytes(b"garbage")
+  assert outcome(train("spoilt", f"--cache_dir={tmp_path / 'cache'}")) == whole
+  with pytest.raises(ValueError, match="test"):
+    report.evaluate_run(str(tmp_path / "whole"), cache_dir=tmp_path / "cache")
+
+
+def test_damaged_training_data_is_noticed(train, tmp_path):
+  train("whole", f"--cache_dir={tmp_path / 'cache'}")
+  (folder,) = [p for p in (tmp_path / "cache" / "data").iterdir() if p.is_dir()]
+  (path,) = [p for p in folder.rglob("*") if "-train." in p.name]
+  damaged = bytearray(path.read_bytes())
+  damaged[len(damaged) // 2] ^= 1
+  path.write_bytes(damaged)
+  with pytest.raises(ValueError, match="damaged prepared data"):
+    train("spoilt", f"--cache_dir={tmp_path / 'cache'}")
+  assert not (tmp_path / "spoilt").exists()
+
+
+def test_closed_forms_are_runs_too(train):
+  for model in ("pop()", "ease(l2=10.0)"):
+    directory = train(model.partition("(")[0], f"--model={model}")
+    assert runs.read_json(directory / runs.RESULT)["validation"]["ndcg@10"] > 0
+    assert report.evaluate_run(str(directory))["metrics"]["recall@50"] > 0
+
+
+def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_checkpoint(train, tmp_path):
+  with pytest.raises(ValueError, match="not finite"):
+    train("run", "--optimizer=sgd", "--learning_rate=1e30")
+  assert not (tmp_path / "run" / runs.RESULT).exists()
+
+
+def test_real_data_trains(train, real_data, tmp_path):
+  shutil.rmtree(tmp_path / "run", ignore_errors=True)
+  directory = train("run", "--data=movielens", f"--data_dir={real_data}", "--epochs=2", "--model=mf(dim=16)",
+                    "--batch_size=2048")
+  first, last = runs.read_metrics(directory)
+  assert last["loss"]["base"] < first["loss"]["base"] < 0.6932

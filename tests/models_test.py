@@ -1,0 +1,284 @@
+"""The trained models against float64 transcriptions of their papers, and as teachers and learners by script."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from kd_jax import runs
+from kd_jax.base import InputError
+from kd_jax.models.cdae import cdae
+from kd_jax.models.lightgcn import _BLOCK, lightgcn, propagate
+from kd_jax.models.neumf import neumf
+from kd_jax.models.sasrec import sasrec
+
+USERS, ITEMS = 12, 40
+
+
+@pytest.fixture(scope="module")
+def data(make_dataset):
+  return make_dataset(num_users=USERS, num_items=ITEMS, train=6, seed=4)
+
+
+def make(module, data, scale=1.0):
+  """Variables with parameters ~ N(0, scale), the same everywhere for one shape."""
+  constants = jax.tree.map(jnp.asarray, module.constants(data)) if hasattr(module, "constants") else {}
+  batch = {"users": jnp.zeros(1, jnp.int32)}
+  apply = lambda: module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])
+  shapes = jax.eval_shape(apply)[1]["params"]
+  rng = np.random.default_rng(7)
+  params = jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes)
+  return {"params": params, "constants": constants}
+
+
+def in_float64(variables):
+  return {k: np.asarray(v, np.float64) for k, v in variables["params"].items()}
+
+
+def all_scores(module, variables):
+  return module.apply(variables, {"users": jnp.arange(USERS)}).scores
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_neumf_is_equation_12(data, layers):
+  module = neumf(USERS, ITEMS, dim=3, layers=layers)
+  variables = make(module, data, scale=0.7)
+  p = in_float64(variables)
+  expected = np.zeros((USERS, ITEMS))
+  for u in range(USERS):
+    for i in range(ITEMS):
+      gmf = p["user"][u, :3] * p["item"][i, :3]
+      mlp = np.concatenate([p["user"][u, 3:], p["item"][i, 3:]])
+      assert len(mlp) == 3 * 2**layers
+      for n in range(layers):
+        mlp = np.maximum(p[f"kernel{n}"].T @ mlp + p[f"bias{n}"], 0)
+      assert len(mlp) == 3
+      expected[u, i] = p["head"][:, 0] @ np.concatenate([gmf, mlp])
+  np.testing.assert_allclose(all_scores(module, variables), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("numbers", [1, 10**9])
+def test_neumf_in_blocks_is_the_same_in_value_and_gradient(data, monkeypatch, numbers):
+  module = neumf(USERS, ITEMS, dim=3)
+  variables = make(module, data, scale=0.5)
+  batch = {"users": jnp.array([0, 3, 3, 11, 7]), "items": jnp.array([[0, 5, 5], [39, 1, 2], [8, 8, 8], [7, 3, 0],
+                                                                   [20, 30, 39]])}
+  every = lambda p: jnp.take_along_axis(module.apply({"params": p}, {"users": batch["users"]}).scores, batch["items"], 1)
+  expected, pull = jax.vjp(every, variables["params"])
+  monkeypatch.setattr("kd_jax.models.neumf._BLOCK", numbers)
+  found, own_pull = jax.vjp(lambda p: module.apply({"params": p}, batch).scores, variables["params"])
+  np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+  cotangent = jnp.cos(jnp.arange(15.0)).reshape(5, 3)
+  for own, other in zip(jax.tree.leaves(own_pull(cotangent)), jax.tree.leaves(pull(cotangent)), strict=True):
+    np.testing.assert_allclose(own, other, rtol=1e-4, atol=1e-5)
+
+
+def test_cdae_decodes_what_it_encodes(data):
+  module = cdae(USERS, ITEMS, dim=5)
+  variables = make(module, data)
+  p = in_float64(variables)
+  expected = np.zeros((USERS, ITEMS))
+  for u in range(USERS):
+    inputs = sum(p["encoder"][j] for j in data.train.items[data.train.users == u])
+    hidden = 1 / (1 + np.exp(-(inputs + p["user"][u] + p["hidden_bias"])))
+    for i in range(ITEMS):
+      expected[u, i] = p["decoder"][i] @ hidden + p["item_bias"][i, 0]
+  np.testing.assert_allclose(all_scores(module, variables), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cdae_corrupts_with_a_key_and_keeps_the_mean(data):
+  module = cdae(USERS, ITEMS, dim=5, corruption=0.5)
+  variables = make(module, data, scale=1e-3)  # a sigmoid that is nearly linear
+  corrupted = lambda n: module.apply(variables, method="tables", rngs={"dropout": jax.random.key(n)})[0]
+  clean = module.apply(variables, method="tables")[0]
+  assert np.any(corrupted(0) != clean) and np.any(corrupted(0) != corrupted(1))
+  mean = jax.vmap(corrupted)(jnp.arange(4000)).mean(axis=0)
+  assert np.abs(mean - clean).max() < 0.1 * np.abs(clean[:, :-1] - 0.5).max()
+  plain = cdae(USERS, ITEMS, dim=5, corruption=0.0)
+  assert np.array_equal(plain.apply(variables, method="tables", rngs={"dropout": jax.random.key(0)})[0], clean)
+
+
+def normalise(x):
+  centred = x - x.mean()
+  return centred / np.sqrt((centred**2).mean() + 1e-8)
+
+
+def sasrec_state(p, history, length, blocks, heads):
+  """The last state of one history [n], n <= length, without padding."""
+  n, dim = len(history), p["item"].shape[1]
+  x = p["item"][history] * np.sqrt(dim) + p["place"][length - n :]
+  width = dim // heads
+  for b in range(blocks):
+    normal = np.array([normalise(row) for row in x])
+    query, key, value = (normal @ p[f"{k}{b}"] for k in ("query", "key", "value"))
+    mixed = np.zeros_like(x)
+    for t in range(n):
+      for h in range(heads):
+        part = slice(h * width, (h + 1) * width)
+        logits = np.array([query[t, part] @ key[s, part] for s in range(t + 1)]) / np.sqrt(width)
+        attention = np.exp(logits - logits.max())
+        mixed[t, part] = attention / attention.sum() @ value[: t + 1, part]
+    x = x + mixed
+    inner = np.maximum(np.array([normalise(row) for row in x]) @ p[f"inner{b}"] + p[f"inner_bias{b}"], 0)
+    x = x + inner @ p[f"outer{b}"] + p[f"outer_bias{b}"]
+  return normalise(x[-1])
+
+
+@pytest.mark.parametrize(("length", "blocks", "heads"), [(10, 2, 1), (4, 1, 2)])
+def test_sasrec_is_causal_attention_over_the_last_items(data, length, blocks, heads):
+  module = sasrec(USERS, ITEMS, dim=6, length=length, blocks=blocks, heads=heads)
+  variables = make(module, data, scale=0.5)
+  p = in_float64(variables)
+  for u in range(USERS):
+    history = data.train.items[data.train.users == u]  # no time stamps: the order of the source
+    for position in (None, 1, 4):
+      state = sasrec_state(p, history[:position][-length:], length, blocks, heads)
+      batch = {"users": jnp.array([u])} | ({} if position is None else {"position": jnp.array([position])})
+      np.testing.assert_allclose(module.apply(variables, batch).scores[0], p["item"] @ state, rtol=2e-3, atol=2e-4)
+
+
+def test_sasrec_past_does_not_see_the_future(data):
+  module = sasrec(USERS, ITEMS, dim=6, length=8)
+  variables = make(module, data, scale=0.5)
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 6)), jnp.float32)
+  valid = jnp.arange(8) >= jnp.array([[0], [3]])
+  states = lambda x: module.apply(variables, x, valid, 8, method="encode")
+  influence = np.asarray(jax.jacrev(lambda x: jnp.sin(states(x)).sum(-1))(x))  # [2, 8 states, 2, 8 inputs, 6]
+  for row, first in ((0, 0), (1, 3)):
+    assert np.all(influence[row, :, 1 - row] == 0)
+    for t in range(8):
+      assert np.all(influence[row, t, row, t + 1 :] == 0), "the future"
+      assert np.all(influence[row, t, row, :first] == 0), "padding"
+      if t >= first:
+        assert np.all(np.any(influence[row, t, row, first : t + 1] != 0, axis=-1))
+  assert np.all(np.asarray(states(x))[1, :3] == 0)
+
+
+def test_sasrec_padding_does_not_matter(data):
+  short, long = (sasrec(USERS, ITEMS, dim=6, length=n) for n in (6, 11))
+  variables = make(long, data, scale=0.5)
+  cut = variables | {"params": variables["params"] | {"place": variables["params"]["place"][-6:]}}
+  np.testing.assert_allclose(all_scores(short, cut), all_scores(long, variables), rtol=1e-5, atol=1e-5)
+
+
+def test_sasrec_before_the_first_item_says_nothing_and_stays_finite(data):
+  module = sasrec(USERS, ITEMS, dim=6, length=5)
+  variables = make(module, data)
+  batch = {"users": jnp.array([0, 5]), "items": jnp.array([[1, 2], [3, 4]]), "position": jnp.zeros(2, jnp.int32)}
+  total = lambda p: module.apply(variables | {"params": p}, batch).scores.sum()
+  assert total(variables["params"]) == 0
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(total)(variables["params"])))
+
+
+def test_sasrec_reads_what_comes_before_the_position_only(data):
+  module = sasrec(USERS, ITEMS, dim=6, length=5)
+  variables = make(module, data)
+  batch = {"users": jnp.arange(USERS), "position": jnp.full(USERS, 3)}
+  starts = np.asarray(variables["constants"]["starts"])
+  later = np.asarray(variables["constants"]["items"]).copy()
+  for start, end in zip(starts, starts[1:], strict=False):
+    later[start + 3 : end] = (later[start + 3 : end] + 1) % ITEMS
+  changed = variables | {"constants": variables["constants"] | {"items": jnp.asarray(later)}}
+  assert np.array_equal(module.apply(variables, batch).scores, module.apply(changed, batch).scores)
+  assert np.any(all_scores(module, variables) != all_scores(module, changed))
+
+
+def test_sasrec_orders_by_time_and_ties_as_the_source(data):
+  times = np.tile(np.array([5, 1, 1, 9, 0, 5]), USERS)
+  timed = data._replace(train=data.train._replace(timestamps=times))
+  found = sasrec(USERS, ITEMS).constants(timed)
+  for u in range(USERS):
+    own = data.train.items[data.train.users == u]
+    assert found["items"][found["starts"][u] : found["starts"][u + 1]].tolist() == own[[4, 1, 2, 0, 5, 3]].tolist()
+
+
+def test_sasrec_drops_out_with_a_key(data):
+  module = sasrec(USERS, ITEMS, dim=6, length=5, dropout=0.5)
+  variables = make(module, data)
+  dropped = module.apply(variables, {"users": jnp.arange(USERS)}, rngs={"dropout": jax.random.key(0)}).scores
+  assert np.isfinite(dropped).all() and np.any(dropped != all_scores(module, variables))
+
+
+@pytest.mark.parametrize("numbers", [_BLOCK, 1, 35])
+def test_lightgcn_propagates_as_the_dense_matrix_does(data, monkeypatch, numbers):
+  monkeypatch.setattr("kd_jax.models.lightgcn._BLOCK", numbers)
+  module = lightgcn(USERS, ITEMS, dim=5, layers=2)
+  variables = make(module, data)
+  dense = np.zeros((USERS, ITEMS))
+  dense[data.train.users, data.train.items] = 1
+  degrees = [np.maximum(dense.sum(axis=a, keepdims=True), 1) for a in (1, 0)]
+  dense /= np.sqrt(degrees[0] * degrees[1])
+  adjacency = np.block([[np.zeros((USERS, USERS)), dense], [dense.T, np.zeros((ITEMS, ITEMS))]])
+  start = np.concatenate([variables["params"][k] for k in ("user", "item")]).astype(np.float64)
+  mean = sum(np.linalg.matrix_power(adjacency, n) for n in range(3)) / 3
+  found, pull = jax.vjp(lambda p: jnp.concatenate(module.apply(variables | {"params": p}, method="tables")),
+                        variables["params"])
+  np.testing.assert_allclose(found, mean @ start, atol=1e-5)
+  cotangent = np.random.default_rng(1).normal(size=found.shape)
+  gradient = pull(jnp.asarray(cotangent, jnp.float32))[0]
+  np.testing.assert_allclose(np.concatenate([gradient["user"], gradient["item"]]), mean.T @ cotangent, atol=1e-5)
+
+
+def test_lightgcn_own_gradient_is_that_of_autodiff(data):
+  constants = lightgcn(USERS, ITEMS).constants(data)
+  edges = tuple(jnp.asarray(constants[k]) for k in ("users", "items", "weights"))
+  rng = np.random.default_rng(2)
+  user, item, to_user, to_item = (jnp.asarray(rng.normal(size=(n, 5)), jnp.float32) for n in (USERS, ITEMS) * 2)
+
+  def plain(user, item):
+    users, items, weights = edges
+    return (jax.ops.segment_sum(weights[:, None] * item[items], users, USERS),
+            jax.ops.segment_sum(weights[:, None] * user[users], items, ITEMS))
+
+  expected, pull = jax.vjp(plain, user, item)
+  found, own_pull = jax.vjp(lambda u, i: propagate(u, i, edges), user, item)
+  for own, other in zip(found + own_pull((to_user, to_item)), expected + pull((to_user, to_item)), strict=True):
+    np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("factory", "arguments"), [(neumf, {"layers": 0}), (cdae, {"corruption": 1.0}),
+                                                    (sasrec, {"dim": 10, "heads": 3}), (sasrec, {"length": 0})])
+def test_wrong_arguments_are_one_line(factory, arguments):
+  with pytest.raises(InputError, match="--model="):
+    factory(USERS, ITEMS, **arguments)
+
+
+TRAINED = {"neumf": "neumf(dim=8)", "cdae": "cdae(dim=16)", "lightgcn": "lightgcn(dim=16, layers=2)",
+           "sasrec": "sasrec(dim=16, length=10, blocks=1)"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, script, real_data):
+  """trained("neumf"): the directory of a run of three epochs on MovieLens, made once."""
+  folder, done = tmp_path_factory.mktemp("models"), {}
+
+  def run(name, model, *flags):
+    if name not in done:
+      finished = script("train", "--data=movielens", f"--data_dir={real_data}", f"--model={model}", "--epochs=3",
+                        "--eval_every=3", "--learning_rate=0.005", *flags, f"--workdir={folder / name}")
+      assert finished.returncode == 0, finished.stderr
+      done[name] = folder / name
+    return done[name]
+
+  return run
+
+
+def losses(directory):
+  return [json.loads(line)["loss"] for line in (directory / runs.METRICS).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_three_epochs_of_movielens_lower_the_loss(trained, name):
+  lines = losses(trained(name, TRAINED[name]))
+  assert len(lines) == 3 and lines[2]["base"] < lines[0]["base"]
+
+
+@pytest.mark.parametrize("kd", ["kl()", "rrd()"])
+@pytest.mark.parametrize("name", ["lightgcn", "neumf"])
+def test_mf_learns_from_it_by_script(trained, name, kd):
+  teacher = trained(name, TRAINED[name])
+  lines = losses(trained(f"{name}_{kd[:-2]}", "mf(dim=8)", f"--kd={kd}", f"--teacher={teacher}"))
+  distilled = [next(v for k, v in line.items() if k != "base") for line in lines]
+  assert len(lines) == 3 and distilled[2] < distilled[0]

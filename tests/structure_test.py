@@ -1,0 +1,131 @@
+"""The shape of the code: imports point one way, nothing unsafe is called, files and functions stay short."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGE = sorted((ROOT / "kd_jax").rglob("*.py"))
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+TREES = {path: ast.parse(path.read_text()) for path in [*PACKAGE, *SCRIPTS]}
+UNPICKLER = ROOT / "kd_jax" / "data" / "pickles.py"  # restricted to lists, dicts and numbers
+
+
+def module_name(path):
+  parts = path.relative_to(ROOT).with_suffix("").parts
+  return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in PACKAGE}
+
+
+def imports(tree):
+  """Every module that is imported anywhere in a file, `from a import b` as a.b where that is a module."""
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      for alias in node.names:
+        whole = f"{node.module}.{alias.name}"
+        yield whole if whole in MODULES else node.module
+
+
+GRAPH = {module_name(path): {name for name in imports(TREES[path]) if name in MODULES} for path in PACKAGE}
+
+
+def test_no_import_is_relative():
+  for path, tree in TREES.items():
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level], path
+
+
+def test_imports_have_no_cycle():
+  def visit(module, above):
+    assert module not in above, " -> ".join([*above, module])
+    for imported in GRAPH[module] - {module}:
+      visit(imported, (*above, module))
+
+  for module in GRAPH:
+    visit(module, ())
+
+
+@pytest.mark.parametrize(("package", "allowed"), [
+    ("kd_jax.losses.", {"kd_jax.base", "kd_jax.losses."}), ("kd_jax.models.", {"kd_jax.base", "kd_jax.models."})])
+def test_methods_and_models_know_only_the_types(package, allowed):
+  for module, imported in GRAPH.items():
+    if module.startswith(package):
+      assert all(i in allowed or i.startswith(tuple(a for a in allowed if a.endswith("."))) for i in imported), module
+
+
+@pytest.mark.parametrize("module", ["train", "batches", "ranking", "resample", "parallel", "metrics", "evaluate"])
+def test_the_frame_knows_no_method_no_model_and_no_script(module):
+  above = ("kd_jax.losses", "kd_jax.models", "kd_jax.data", "kd_jax.cli", "kd_jax.experiment", "kd_jax.lookup")
+  assert not [i for i in GRAPH[f"kd_jax.{module}"] if i.startswith(above)]
+
+
+def test_only_the_look_up_reaches_methods_and_models():
+  for module, imported in GRAPH.items():
+    if not module.startswith(("kd_jax.losses", "kd_jax.models")):
+      assert not [i for i in imported if i.startswith(("kd_jax.losses.", "kd_jax.models."))], module
+
+
+def test_scripts_import_only_the_command_line_at_the_top():
+  assert len(SCRIPTS) >= 6
+  for path in SCRIPTS:
+    top = ast.Module([n for n in TREES[path].body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    found = {name for name in imports(top) if name.partition(".")[0] not in sys.stdlib_module_names}
+    assert found == {"kd_jax.cli"}, path
+
+
+def test_the_command_line_loads_neither_jax_nor_tensorflow_datasets():
+  code = ("import sys, kd_jax.cli; "
+          "print(sorted({m.partition('.')[0] for m in sys.modules} & {'jax', 'flax', 'optax', 'tensorflow_datasets', "
+          "'orbax', 'numpy', 'tensorflow'}))")
+  found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+  assert found.stdout.strip() in ("[]", "['numpy']")
+
+
+FORBIDDEN_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "torch", "yaml"}
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "serialize_executable", "deserialize_and_load"}
+
+
+def test_nothing_that_runs_foreign_bytes():
+  assert UNPICKLER in TREES
+  for path, tree in TREES.items():
+    allowed = {"pickle"} if path == UNPICKLER else set()
+    found = {name.partition(".")[0] for name in imports(tree)} & FORBIDDEN_MODULES
+    assert found <= allowed, path
+    for node in ast.walk(tree):
+      if isinstance(node, ast.Call):
+        called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        is_method = isinstance(node.func, ast.Attribute) and called in ("compile", "eval")  # re.compile
+        assert is_method or called not in FORBIDDEN_CALLS, f"{path}:{node.lineno}: {called}"
+        assert called != "system", f"{path}:{node.lineno}"
+        for keyword in node.keywords:
+          literal = keyword.value.value if isinstance(keyword.value, ast.Constant) else "not a literal"
+          assert keyword.arg != "allow_pickle" or literal is False, f"{path}:{node.lineno}: allow_pickle"
+          assert keyword.arg != "shell" or literal is False, f"{path}:{node.lineno}: shell"
+        if ast.unparse(node.func) in ("np.load", "numpy.load"):
+          assert any(k.arg == "allow_pickle" for k in node.keywords), f"{path}:{node.lineno}: say allow_pickle=False"
+
+
+def test_files_and_functions_are_short():
+  for path in [*PACKAGE, *SCRIPTS, *sorted((ROOT / "tests").glob("*.py"))]:
+    lines = path.read_text().splitlines()
+    assert len(lines) < 300, f"{path}: {len(lines)} lines"
+    for node in ast.walk(ast.parse("\n".join(lines))):
+      if isinstance(node, ast.FunctionDef):
+        length = node.end_lineno - node.lineno + 1
+        assert length < 60, f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+def test_no_file_is_named_after_nothing():
+  for path in [*PACKAGE, *SCRIPTS]:
+    assert path.stem not in ("utils", "util", "common", "helpers", "helper", "misc", "tools"), path
+
+
+def test_every_module_says_what_it_is():
+  for path, tree in TREES.items():
+    assert ast.get_docstring(tree), path

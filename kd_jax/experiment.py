@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import math
 import os
 import signal
@@ -14,35 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from kd_jax import (
-  artifacts,
-  batches,
-  checkpoint,
-  data,
-  evaluate,
-  lookup,
-  metrics,
-  parallel,
-  progress,
-  resample,
-  runs,
-  tasks,
-  teachers,
-  train,
-)
-from kd_jax.base import Dataset, InputError
+from kd_jax import artifacts, assembly, batches, checkpoint, evaluate, parallel, progress, resample, runs, train
+from kd_jax.base import InputError
 from kd_jax.data import store
 
 _SAVE_SECONDS = 30  # between checkpoints; a kill loses no more than this
-
-
-class Setup(NamedTuple):
-  """A run made ready: what is static, what is fixed, and the data."""
-
-  run: train.Run
-  given: train.Given
-  dataset: Dataset
-  teachers: list[teachers.Teacher]
 
 
 class Position(NamedTuple):
@@ -62,118 +38,35 @@ def cache_compilations(cache_dir: str | None) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
-@functools.cache
-def _kd(call: lookup.Call):
-  return lookup.build("losses", call)  # once, so that equal runs are equal and compile once
-
-
-@functools.cache
-def _weight(weight: float | lookup.Call):
-  return weight if isinstance(weight, float) else lookup.build_schedule(weight)
-
-
-_optimizer = functools.cache(train.make_optimizer)
-
-
-def setup(values: flags.FlagValues, splits=("train", "validation")) -> Setup:
-  """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
-  metrics_cutoffs(values)
-  kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
-  if bool(kds) != bool(values.teacher or values.peer):
-    raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
-                     "--teacher or --peer is given, but no --kd to distil with")
-  dataset = data.load(values.data, values.data_dir, values.cache_dir, splits=splits)
-  networks, edges = _learners(values, dataset)
-  params, loaded = {}, []
-  for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
-    name = train.TEACHER + (str(number) if number else "")
-    loaded.append(teachers.load(path, dataset))
-    edges += [(learner, name) for learner in networks if learner in (train.STUDENT, train.PEER)]
-    if loaded[-1].module is not None:
-      networks[name] = loaded[-1].module
-      params[name] = jax.tree.map(jnp.asarray, loaded[-1].params)
-  learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
-  run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
-                  _optimizer(values.optimizer, values.learning_rate, values.weight_decay), values.reduction)
-  _check_teachers(run, loaded)
-  resample.check(run, dataset)
-  constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks.items()
-               if hasattr(m, "constants")}
-  ready = Setup(run, train.Given(params, constants), dataset, loaded)
-  jax.eval_shape(lambda: train.init(jax.random.key(0), run, ready.given, _batch(values)))  # methods fit the networks
-  return ready
-
-
-def _learners(values, dataset) -> tuple[dict, list]:
-  """The student, and with --peer a second network that learns with it and from it."""
-  networks = {train.STUDENT: teachers.build_module(values.model, dataset)}
-  if values.kd and hasattr(networks[train.STUDENT], "fit"):
-    raise InputError(f"--model={values.model}: has no parameters to distil into")
-  if not values.peer:
-    return networks, []
-  networks[train.PEER] = teachers.build_module(values.peer, dataset)
-  return networks, [(train.STUDENT, train.PEER), (train.PEER, train.STUDENT)]
-
-
-def metrics_cutoffs(values) -> tuple[int, ...]:
-  """The cut-offs of --monitor and the usual ones. Raises InputError for an unknown metric."""
-  try:
-    _, k = metrics.parse(values.monitor)
-  except ValueError as error:
-    raise InputError(f"--monitor: {error}") from None
-  return tuple(sorted({*evaluate.CUTOFFS, k}))
-
-
-def _check_teachers(run, loaded):
-  """Stored lists must be of the right kind and long enough; what they do not hold needs a live teacher."""
-  stored = [t for t in loaded if t.stored is not None]
-  if not stored:
-    return
-  if len(loaded) > 1:
-    raise InputError("--teacher: soft labels of one teacher can be used, or several run directories")
-  for _, kd in run.kds:
-    if resample.needs_live_teacher(kd):
-      raise InputError("--kd: the method asks the teacher for what its stored lists do not hold; give the teacher's "
-                       "run directory instead of soft labels")
-    listed = stored[0].stored.items.shape[1]
-    if kd.lists.teacher > listed:
-      raise InputError(f"--teacher: its lists hold {listed} items, --kd asks for {kd.lists.teacher}; write them "
-                       f"again with --top_k={kd.lists.teacher}")
-    if kd.lists.exclude_seen != stored[0].exclude_seen:
-      word = "without" if kd.lists.exclude_seen else "with"
-      raise InputError(f"--teacher: --kd asks for lists {word} training items; write the soft labels again with "
-                       f"--exclude_seen={kd.lists.exclude_seen}")
-
-
 def run_training(values: flags.FlagValues) -> dict[str, Any]:
-  """Trains, or goes on, or finds the run finished; returns the content of result.json."""
+  """Trains, or goes on, or finds the run finished; returns the content of result.json.
+
+  Raises InputError before anything is written if flags, data and teachers do not fit.
+  """
+  runs.check_flags(values.workdir, values)
+  if (result := runs.finished(values.workdir, values)) is not None:
+    return result
   cache_compilations(values.cache_dir)
-  ready = setup(values)
+  ready = assembly.setup(values)
+  stored = ready.teachers[0].stored if ready.teachers else None
+  sources = resample.prepare(ready.run, ready.dataset, ready.given, stored)
   os.makedirs(values.workdir, exist_ok=True)
   with artifacts.lock(values.workdir):
-    runs.start(values.workdir, values)
-    runs.write_info(values.workdir, _info(values, ready))
+    runs.start(values.workdir, values, _info(values, ready))
     if hasattr(dict(ready.run.networks)[train.STUDENT], "fit"):
       return _fit(values, ready)
-    return _train(values, ready)
+    return _train(values, ready, sources)
 
 
 def _info(values, ready) -> dict[str, Any]:
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, _batch(values)))
+  batch = assembly.example_batch(values)
+  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, batch))
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes.params["networks"][train.STUDENT])]
   return {
       "model": values.model, "peer": values.peer, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
       "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
-
-
-def _batch(values):
-  """A batch of the shapes of training, to initialise with."""
-  rows, items = jnp.zeros(values.batch_size, jnp.int32), jnp.zeros((values.batch_size, 1 + values.negatives), jnp.int32)
-  weight = jnp.ones(values.batch_size)
-  return {"users": rows, "items": items, "weight": weight, "items_weight": jnp.ones(items.shape), "kd_users": rows,
-          "kd_users_weight": weight, "kd_items": rows, "kd_items_weight": weight}
 
 
 def _fit(values, ready) -> dict[str, Any]:
@@ -188,13 +81,13 @@ def _fit(values, ready) -> dict[str, Any]:
 
 def _validate(values, ready, layout, params) -> dict[str, float]:
   module, variables = dict(ready.run.networks)[train.STUDENT], train.variables(ready.given, params, train.STUDENT)
-  _, per_user = evaluate.full_ranking(module, variables, layout, metrics_cutoffs(values))
+  _, per_user = evaluate.full_ranking(module, variables, layout, assembly.metrics_cutoffs(values))
   return evaluate.means(per_user)
 
 
-def _train(values, ready) -> dict[str, Any]:
+def _train(values, ready, sources) -> dict[str, Any]:
   root = jax.random.key(values.seed)
-  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, _batch(values))
+  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, assembly.example_batch(values))
   state = state._replace(memory=resample.initial_memory(ready.run, ready.dataset))
   best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
   if checkpoint.latest(values.workdir) is not None:
@@ -203,7 +96,7 @@ def _train(values, ready) -> dict[str, Any]:
   runs.truncate_metrics(values.workdir, position.epoch)
   if _done(values, position):
     return _finish(values, position)
-  epoch = _epoch_function(values, ready, jax.random.fold_in(root, 1))
+  epoch = _epoch_function(values, ready, sources, jax.random.fold_in(root, 1))
   layout = evaluate.layout(ready.dataset, "validation")
   # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
   whole = math.lcm(*(kd.lists.every for _, kd in ready.run.kds))
@@ -239,11 +132,10 @@ def _compare(values, position, validation) -> tuple[Position, bool]:
   return position._replace(stale=position.stale + 1), False
 
 
-def _epoch_function(values, ready, rng):
+def _epoch_function(values, ready, sources, rng):
   """epoch(state, number from 1) -> (state, losses, seconds); a function of seed, number and state alone."""
   run, given, dataset = ready.run, ready.given, ready.dataset
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  sources = resample.prepare(run, dataset, given, ready.teachers and ready.teachers[0].stored)
   compiled = parallel.compile_epoch(run, values.parallel, values.batch_size)
   lists = None
 
@@ -270,21 +162,21 @@ def _epoch_function(values, ready, rng):
   return epoch
 
 
-class _stopping:  # noqa: N801 (a context manager, used as a function)
-  """SIGTERM and SIGINT end the run after the epoch, saved; a second one ends it at once."""
+@contextlib.contextmanager
+def _stopping():
+  """Yields a list that SIGTERM or SIGINT fills: the run then saves and ends. A second one ends it at once."""
+  asked = []
 
-  def __enter__(self):
-    self.asked = []
-    self.before = {s: signal.signal(s, self._ask) for s in (signal.SIGTERM, signal.SIGINT)}
-    return self.asked
-
-  def _ask(self, number, frame):
-    if self.asked:
+  def ask(number, frame):
+    if asked:
       raise KeyboardInterrupt
-    self.asked.append(number)
+    asked.append(number)
 
-  def __exit__(self, *error):
-    for number, handler in self.before.items():
+  before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield asked
+  finally:
+    for number, handler in before.items():
       signal.signal(number, handler)
 
 

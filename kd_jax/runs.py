@@ -28,30 +28,30 @@ _EXTENDABLE = ("epochs",)  # a run may go on for longer
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
-def start(directory: str | os.PathLike, values: flags.FlagValues) -> None:
-  """Writes flags.txt, or compares with what is there. Raises InputError if a flag has changed."""
+def check_flags(directory: str | os.PathLike, values: flags.FlagValues) -> None:
+  """Compares with the run that is in the directory, if any. Raises InputError if a flag has changed."""
   path = pathlib.Path(directory) / FLAGS
-  now = {name: str(values[name].value) for name in values if name not in _PLACES and values[name].value is not None}
   if path.exists():
-    defaults = {name: str(values[name].default) for name in now}  # for flags that are newer than the run
-    before = defaults | _read_flags(path)
+    now = _own_flags(values)
+    before = {name: str(values[name].default) for name in now} | _read_flags(path)  # the run may be older than a flag
     changed = sorted(k for k in now.keys() | before.keys() if k not in _EXTENDABLE and now.get(k) != before.get(k))
     if changed:
       was = ", ".join(f"--{k}={now.get(k, '')} (there: {before.get(k, '')})" for k in changed)
       raise InputError(f"--workdir={directory} holds a run with other flags: {was}; choose another directory")
-  elif path.parent.exists() and any(p for p in path.parent.iterdir() if p.name != ".lock"):
+  elif path.parent.exists() and (not path.parent.is_dir() or any(p for p in path.parent.iterdir() if p.name != ".lock")):
     raise InputError(f"--workdir={directory}: not empty, and no run is in it")
-  else:
-    path.write_text("".join(f"--{name}={value}\n" for name, value in now.items()))
 
 
-def _read_flags(path) -> dict[str, str]:
-  pairs = (line[2:].split("=", 1) for line in path.read_text().splitlines() if line.startswith("--"))
-  return {name: value for name, value in pairs if name not in _PLACES}
+def finished(directory: str | os.PathLike, values: flags.FlagValues) -> dict[str, Any] | None:
+  """result.json of a finished run that need not go on for longer."""
+  path = pathlib.Path(directory) / RESULT
+  if not path.exists() or _read_flags(path.with_name(FLAGS)).get("epochs") != str(values.epochs):
+    return None
+  return read_json(path)
 
 
-def write_info(directory: str | os.PathLike, info: dict[str, Any]) -> None:
-  """Writes run.json, or checks that data and teacher are those of the run that is there."""
+def start(directory: str | os.PathLike, values: flags.FlagValues, info: dict[str, Any]) -> None:
+  """Writes flags.txt and run.json; data and teacher must be those of the run that is there. Raises InputError."""
   path = pathlib.Path(directory) / INFO
   info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES}}
   if path.exists():
@@ -62,7 +62,18 @@ def write_info(directory: str | os.PathLike, info: dict[str, Any]) -> None:
                          "choose another directory")
     if before["versions"] != info["versions"] or before["devices"] != info["devices"]:
       print(f"{directory}: goes on with other versions or devices; numbers may differ in the last bits")
+  path.with_name(RESULT).unlink(missing_ok=True)  # of a run that now goes on for longer
+  path.with_name(FLAGS).write_text("".join(f"--{name}={value}\n" for name, value in _own_flags(values).items()))
   artifacts.write_json_atomic(path, info)
+
+
+def _own_flags(values) -> dict[str, str]:
+  return {name: str(values[name].value) for name in values if name not in _PLACES and values[name].value is not None}
+
+
+def _read_flags(path) -> dict[str, str]:
+  pairs = (line[2:].split("=", 1) for line in path.read_text().splitlines() if line.startswith("--"))
+  return {name: value for name, value in pairs if name not in _PLACES}
 
 
 def _version(package):

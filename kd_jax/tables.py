@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax import __version__, artifacts, cli, experiment, metrics, report, runs
+from kd_jax import __version__, artifacts, assembly, cli, experiment, metrics, report, runs
 from kd_jax.base import InputError
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
@@ -55,7 +55,7 @@ def _check(path, table):
     if row.get("teacher", names[0]) not in names or names.count(row.get("row")) != 1:
       raise InputError(f"{path}: row {row.get('row')!r} is named twice or its teacher is no row")
     values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))
-    experiment.metrics_cutoffs(values)
+    assembly.metrics_cutoffs(values)
 
 
 def _definition():

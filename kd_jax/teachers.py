@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kd_jax import artifacts, checkpoint, lookup, runs, soft_labels
 from kd_jax.base import Dataset, InputError, Ranked
@@ -47,6 +48,8 @@ def _from_run(directory, dataset) -> Teacher:
     if info["hashes"][part] != dataset.hashes[part]:
       raise InputError(f"{directory}: trained on other data than {dataset.name} ({part} of {info['data']} differs)")
   best, metadata = checkpoint.restore_best(directory)
+  if not all(np.isfinite(x).all() for x in jax.tree.leaves(best)):
+    raise InputError(f"{directory}: parameters of its best epoch are not finite")
   return Teacher(build_module(info["model"], dataset), best["student"], None, None,
                  {"model": info["model"], "epoch": metadata["best_epoch"],
                   "checkpoint": artifacts.hash_file(checkpoint.newest_manifest(directory))})

@@ -1,8 +1,9 @@
 """The trained models against float64 transcriptions of their papers, and as teachers and learners by script."""
 
-import json
+import itertools
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -65,7 +66,8 @@ def test_neumf_in_blocks_is_the_same_in_value_and_gradient(data, monkeypatch, nu
   variables = make(module, data, scale=0.5)
   batch = {"users": jnp.array([0, 3, 3, 11, 7]), "items": jnp.array([[0, 5, 5], [39, 1, 2], [8, 8, 8], [7, 3, 0],
                                                                    [20, 30, 39]])}
-  every = lambda p: jnp.take_along_axis(module.apply({"params": p}, {"users": batch["users"]}).scores, batch["items"], 1)
+  everything = lambda p: module.apply({"params": p}, {"users": batch["users"]}).scores
+  every = lambda p: jnp.take_along_axis(everything(p), batch["items"], axis=1)
   expected, pull = jax.vjp(every, variables["params"])
   monkeypatch.setattr("kd_jax.models.neumf._BLOCK", numbers)
   found, own_pull = jax.vjp(lambda p: module.apply({"params": p}, batch).scores, variables["params"])
@@ -178,7 +180,7 @@ def test_sasrec_reads_what_comes_before_the_position_only(data):
   batch = {"users": jnp.arange(USERS), "position": jnp.full(USERS, 3)}
   starts = np.asarray(variables["constants"]["starts"])
   later = np.asarray(variables["constants"]["items"]).copy()
-  for start, end in zip(starts, starts[1:], strict=False):
+  for start, end in itertools.pairwise(starts):
     later[start + 3 : end] = (later[start + 3 : end] + 1) % ITEMS
   changed = variables | {"constants": variables["constants"] | {"items": jnp.asarray(later)}}
   assert np.array_equal(module.apply(variables, batch).scores, module.apply(changed, batch).scores)
@@ -245,6 +247,18 @@ def test_wrong_arguments_are_one_line(factory, arguments):
     factory(USERS, ITEMS, **arguments)
 
 
+@pytest.mark.parametrize("factory", [neumf, cdae, sasrec, lightgcn])
+def test_traces_for_any_number_of_users_over_numpy_constants(data, factory):
+  module = factory(USERS, ITEMS)
+  variables = make(module, data, scale=0.1)
+  stored = jax.tree.map(np.asarray, variables)  # as an export holds them
+  (b,) = jax.export.symbolic_shape("b")
+  tables = module.apply(variables, method="tables")
+  program = jax.export.export(jax.jit(lambda users: module.apply(stored, {"users": users}, tables).scores))(
+      jax.ShapeDtypeStruct((b,), jnp.int32))
+  np.testing.assert_allclose(program.call(jnp.arange(5)), all_scores(module, variables)[:5], rtol=1e-4, atol=1e-5)
+
+
 TRAINED = {"neumf": "neumf(dim=8)", "cdae": "cdae(dim=16)", "lightgcn": "lightgcn(dim=16, layers=2)",
            "sasrec": "sasrec(dim=16, length=10, blocks=1)"}
 
@@ -266,7 +280,7 @@ def trained(tmp_path_factory, script, real_data):
 
 
 def losses(directory):
-  return [json.loads(line)["loss"] for line in (directory / runs.METRICS).read_text().splitlines()]
+  return [line["loss"] for line in runs.read_metrics(directory)]
 
 
 @pytest.mark.parametrize("name", TRAINED)

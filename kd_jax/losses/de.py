@@ -33,9 +33,9 @@ def de(experts: int = 30, start_temperature: float = 1.0, end_temperature: float
     item_weight: factor of the items' terms. A user meets two items, so the authors halve them.
 
   Departs from the authors' code: log softmax has no 1e-10 added; the temperature does not lag an epoch;
-  the noise is one draw per entity and step; an item that is a positive and a negative of a batch counts once with --kd_per=user (otherwise
-  the sum over a batch's distinct entities, as published), not once as each; a student as wide as its
-  teacher keeps hidden layers of that width, not of half.
+  the noise is one draw per entity and step; a student as wide as its teacher keeps hidden layers of that
+  width, not of half. --kd_per=user sums over a batch's distinct entities, as published, except that an
+  item that is both a positive and a negative there counts once, not once as each.
   """
   def loss(student, teacher, batch):
     factor = jnp.where(batch["is_user"], 1.0, item_weight)

@@ -54,8 +54,8 @@ def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", 
     epochs: over how many the temperature falls.
 
   Departs from the authors' code: log softmax has no 1e-10 added; the temperature does not lag an epoch
-  (there, epochs 0 and 1 have the start's); the noise is one draw per entity and step. --kd_per=user takes distinct entities, as published; otherwise an entity, a member of a prototype
-  too, counts as often as it is met.
+  (there, epochs 0 and 1 have the start's); the noise is one draw per entity and step. --kd_per=user takes
+  distinct entities, as published; otherwise one counts as often as it is met, in prototypes too.
   """
   if group_topology not in GROUP_TOPOLOGIES:
     raise InputError(f"group_topology={group_topology!r}: choose from {', '.join(GROUP_TOPOLOGIES)}")

@@ -54,7 +54,7 @@ class SASRec(nn.Module):
 
   def history(self, users, position=None):
     """(last items [B, L] of each history, cut before `position` [B] if given; which are real [B, L])."""
-    starts, items = (self.get_variable("constants", k) for k in ("starts", "items"))
+    starts, items = (jnp.asarray(self.get_variable("constants", k)) for k in ("starts", "items"))
     end = starts[users + 1] if position is None else starts[users] + position
     place = end[:, None] + jnp.arange(-self.length, 0)
     return items[jnp.maximum(place, 0)], place >= starts[users][:, None]

@@ -1,0 +1,114 @@
+"""From flags to a run made ready: data, networks, methods, teachers. Everything is checked here."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from kd_jax import data, evaluate, lookup, metrics, resample, tasks, teachers, train
+from kd_jax.base import Batch, Dataset, InputError
+
+
+class Setup(NamedTuple):
+  """A run made ready: what is static, what is fixed, and the data."""
+
+  run: train.Run
+  given: train.Given
+  dataset: Dataset
+  teachers: list[teachers.Teacher]
+
+
+@functools.cache
+def _kd(call: lookup.Call):
+  return lookup.build("losses", call)  # once, so that equal runs are equal and compile once
+
+
+@functools.cache
+def _weight(weight: float | lookup.Call):
+  return weight if isinstance(weight, float) else lookup.build_schedule(weight)
+
+
+_optimizer = functools.cache(train.make_optimizer)
+
+
+def setup(values: flags.FlagValues) -> Setup:
+  """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
+  metrics_cutoffs(values)
+  kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
+  if bool(kds) != bool(values.teacher or values.peer):
+    raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
+                     "--teacher or --peer is given, but no --kd to distil with")
+  dataset = data.load(values.data, values.data_dir, values.cache_dir)
+  networks, edges = _learners(values, dataset)
+  params, loaded = {}, []
+  for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
+    name = train.TEACHER + (str(number) if number else "")
+    loaded.append(teachers.load(path, dataset))
+    edges += [(learner, name) for learner in networks if learner in (train.STUDENT, train.PEER)]
+    if loaded[-1].module is not None:
+      networks[name] = loaded[-1].module
+      params[name] = jax.tree.map(jnp.asarray, loaded[-1].params)
+  learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
+  run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
+                  _optimizer(values.optimizer, values.learning_rate, values.weight_decay), values.reduction)
+  _check_teachers(run, loaded)
+  resample.check(run, dataset)
+  constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks.items()
+               if hasattr(m, "constants")}
+  ready = Setup(run, train.Given(params, constants), dataset, loaded)
+  # Finds out whether the methods fit the networks.
+  jax.eval_shape(lambda: train.init(jax.random.key(0), run, ready.given, example_batch(values)))
+  return ready
+
+
+def _learners(values, dataset) -> tuple[dict, list]:
+  """The student, and with --peer a second network that learns with it and from it."""
+  networks = {train.STUDENT: teachers.build_module(values.model, dataset)}
+  if values.kd and hasattr(networks[train.STUDENT], "fit"):
+    raise InputError(f"--model={values.model}: has no parameters to distil into")
+  if not values.peer:
+    return networks, []
+  networks[train.PEER] = teachers.build_module(values.peer, dataset)
+  return networks, [(train.STUDENT, train.PEER), (train.PEER, train.STUDENT)]
+
+
+def metrics_cutoffs(values) -> tuple[int, ...]:
+  """The cut-offs of --monitor and the usual ones. Raises InputError for an unknown metric."""
+  try:
+    _, k = metrics.parse(values.monitor)
+  except ValueError as error:
+    raise InputError(f"--monitor: {error}") from None
+  return tuple(sorted({*evaluate.CUTOFFS, k}))
+
+
+def _check_teachers(run, loaded):
+  """Stored lists must be of the right kind and long enough; what they do not hold needs a live teacher."""
+  stored = [t for t in loaded if t.stored is not None]
+  if not stored:
+    return
+  if len(loaded) > 1:
+    raise InputError("--teacher: soft labels of one teacher can be used, or several run directories")
+  for _, kd in run.kds:
+    if resample.needs_live_teacher(kd):
+      raise InputError("--kd: the method asks the teacher for what its stored lists do not hold; give the teacher's "
+                       "run directory instead of soft labels")
+    listed = stored[0].stored.items.shape[1]
+    if kd.lists.teacher > listed:
+      raise InputError(f"--teacher: its lists hold {listed} items, --kd asks for {kd.lists.teacher}; write them "
+                       f"again with --top_k={kd.lists.teacher}")
+    if kd.lists.exclude_seen != stored[0].exclude_seen:
+      word = "without" if kd.lists.exclude_seen else "with"
+      raise InputError(f"--teacher: --kd asks for lists {word} training items; write the soft labels again with "
+                       f"--exclude_seen={kd.lists.exclude_seen}")
+
+
+def example_batch(values: flags.FlagValues) -> Batch:
+  """A batch of the shapes of training, to initialise with."""
+  rows, items = jnp.zeros(values.batch_size, jnp.int32), jnp.zeros((values.batch_size, 1 + values.negatives), jnp.int32)
+  weight = jnp.ones(values.batch_size)
+  return {"users": rows, "items": items, "weight": weight, "items_weight": jnp.ones(items.shape), "kd_users": rows,
+          "kd_users_weight": weight, "kd_items": rows, "kd_items_weight": weight}

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from kd_jax import data, evaluate, lookup, metrics, resample, tasks, teachers, train
+from kd_jax import data, evaluate, lookup, metrics, parallel, resample, tasks, teachers, train
 from kd_jax.base import Batch, Dataset, InputError
 
 
@@ -38,6 +38,7 @@ _optimizer = functools.cache(train.make_optimizer)
 def setup(values: flags.FlagValues) -> Setup:
   """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
   metrics_cutoffs(values)
+  parallel.check(values.batch_size)
   kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
   if bool(kds) != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
@@ -110,5 +111,6 @@ def example_batch(values: flags.FlagValues) -> Batch:
   """A batch of the shapes of training, to initialise with."""
   rows, items = jnp.zeros(values.batch_size, jnp.int32), jnp.zeros((values.batch_size, 1 + values.negatives), jnp.int32)
   weight = jnp.ones(values.batch_size)
-  return {"users": rows, "items": items, "weight": weight, "items_weight": jnp.ones(items.shape), "kd_users": rows,
+  return {"users": rows, "items": items, "weight": weight, "items_weight": jnp.ones(items.shape), "position": rows,
+          "kd_users": rows,
           "kd_users_weight": weight, "kd_items": rows, "kd_items_weight": weight}

@@ -45,11 +45,12 @@ def _distinct(entries, weight, kd_per):
 
 @functools.partial(jax.jit, static_argnames=("negatives", "num_items", "kd_per"))
 def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, negatives: int, num_items: int,
-         kd_per: str = "interaction") -> Batch:
+         kd_per: str = "interaction", positions: Array | None = None) -> Batch:
   """Turns a `plan` into batches: `users` [S, B] and `items` [S, B, 1 + negatives], the positive first.
 
   Negatives are uniform over the items that the user has not seen in training. `items_weight` is the
   weight of the items as entities: with kd_per="user", 1 only where an item is first met in the batch.
+  `position` [S, B], with `positions` [N], is the place of the interaction in its user's history.
   """
   rows = plan["rows"]
   users, positives = users[rows], items[rows]
@@ -59,7 +60,9 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, neg
   weight = jnp.broadcast_to(plan["weight"][..., None], items.shape)
   if kd_per == "user":
     weight = weight * jax.vmap(lambda i, w: _first(i, w, num_items))(items, weight)
-  return {k: v for k, v in plan.items() if k != "rows"} | {"users": users, "items": items, "items_weight": weight}
+  batch = {k: v for k, v in plan.items() if k != "rows"}
+  batch |= {"users": users, "items": items, "items_weight": weight}
+  return batch if positions is None else batch | {"position": positions[rows]}
 
 
 def _first(items, weight, num_items):
@@ -67,6 +70,16 @@ def _first(items, weight, num_items):
   place = jnp.where(weight > 0, jnp.arange(items.size).reshape(items.shape), items.size)
   first = jnp.full((num_items,), items.size).at[items].min(place)
   return (first[items] == place).astype(jnp.float32)
+
+
+def positions(train: Interactions) -> np.ndarray:
+  """The place [N] of every interaction in its user's history: by time, else in the order of the source."""
+  by_user = np.argsort(train.users, kind="stable") if train.timestamps is None else np.lexsort(
+      (train.timestamps, train.users))
+  users = train.users[by_user]
+  place = np.empty(len(users), np.int32)
+  place[by_user] = np.arange(len(users)) - np.searchsorted(users, users)
+  return place
 
 
 def to_device(train: Interactions, num_users: int, num_items: int) -> tuple[Array, Array]:

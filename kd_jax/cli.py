@@ -99,8 +99,8 @@ def usage(doc: str, values: flags.FlagValues) -> str:
 
 
 def _signature(package, name):
-  arguments = lookup.signature(package, name).items()
-  return f"{name}({', '.join(f'{k}={v}' if v else k for k, v in arguments if k not in lookup._GIVEN)})"
+  arguments = [(k, v.default) for k, v in lookup.signature(package, name).items() if k not in lookup.GIVEN]
+  return f"{name}({', '.join(f'{k}={default}' if default else k for k, default in arguments)})"
 
 
 def run(main: Callable[[flags.FlagValues], None], doc: str, values: flags.FlagValues) -> None:

@@ -136,6 +136,7 @@ def _epoch_function(values, ready, sources, rng):
   """epoch(state, number from 1) -> (state, losses, seconds); a function of seed, number and state alone."""
   run, given, dataset = ready.run, ready.given, ready.dataset
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
+  positions = jnp.asarray(batches.positions(dataset.train))
   compiled = parallel.compile_epoch(run, values.parallel, values.batch_size)
   lists = None
 
@@ -145,7 +146,7 @@ def _epoch_function(values, ready, sources, rng):
     batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
     plan = batches.plan(values.seed, number, dataset.train, values.batch_size, values.kd_per)
     batch = batches.draw(batch_rng, plan, users, items, sources.seen["users"], negatives=values.negatives,
-                         num_items=dataset.num_items, kd_per=values.kd_per)
+                         num_items=dataset.num_items, kd_per=values.kd_per, positions=positions)
     lists = resample.learner_lists(run, state.params, given, sources, number - 1, lists)
     targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory,
                                jnp.int32(number - 1), run=run)

@@ -42,16 +42,24 @@ def names(package: str) -> list[str]:
   return sorted(f.stem for f in files if not f.stem.startswith("_") and signature(package, f.stem))
 
 
+class Argument(NamedTuple):
+  """An argument of a factory, as source text; empty where it has none."""
+
+  default: str
+  annotation: str
+
+
 @functools.cache
-def signature(package: str, name: str) -> dict[str, str] | None:
-  """{argument: default as source text} of a factory, or None if the file has no factory."""
+def signature(package: str, name: str) -> dict[str, Argument] | None:
+  """The arguments of a factory, or None if the file has no factory."""
   tree = ast.parse((_ROOT / package / f"{name}.py").read_text())
   for node in tree.body:
     if isinstance(node, ast.FunctionDef) and node.name == name:
       arguments = node.args.args + node.args.kwonlyargs
       defaults = [None] * (len(node.args.args) - len(node.args.defaults))
       defaults += node.args.defaults + node.args.kw_defaults
-      return {a.arg: ast.unparse(d) if d else "" for a, d in zip(arguments, defaults, strict=True)}
+      text = lambda node: ast.unparse(node) if node else ""
+      return {a.arg: Argument(text(d), text(a.annotation)) for a, d in zip(arguments, defaults, strict=True)}
   return None
 
 
@@ -89,8 +97,6 @@ def build(package: str, call: Call, **given) -> Any:
   try:
     return factory(**given, **dict(call.arguments))
   except (TypeError, ValueError) as error:
-    if isinstance(error, InputError):
-      raise
     raise InputError(f"{call}: {error}") from error
 
 
@@ -137,14 +143,43 @@ def _call(package, node, where) -> Call:
     raise InputError(f"{where}: {ast.unparse(node)} is not a name or a call")
   name = ast.unparse(function)
   known = _arguments(package, name, where)
+  given = [keyword.arg for keyword in keywords]
+  if twice := [k for k in given if given.count(k) > 1]:
+    raise InputError(f"{where}: {name} is given {twice[0]} twice")
+  arguments = {}
   for keyword in keywords:
     if keyword.arg not in known:
-      choices = ", ".join(f"{k}={v}" if v else k for k, v in known.items()) or "none"
+      choices = ", ".join(f"{k}={v.default}" if v.default else k for k, v in known.items()) or "none"
       raise InputError(f"{where}: {name} has no argument {keyword.arg!r}; it has: {choices}")
-  missing = [k for k, v in known.items() if not v and k not in [x.arg for x in keywords]]
+    value = _hashable(_literal(keyword.value, where))
+    if wrong := _wrong(keyword.arg, value, known[keyword.arg]):
+      raise InputError(f"{where}: {name}: {keyword.arg}={value!r} {wrong}")
+    arguments[keyword.arg] = value
+  missing = [k for k, v in known.items() if not v.default and k not in given]
   if missing:
     raise InputError(f"{where}: {name} needs {', '.join(missing)}")
-  return Call(name, tuple(sorted((k.arg, _hashable(_literal(k.value, where))) for k in keywords)))
+  return Call(name, tuple(sorted(arguments.items())))
+
+
+_KINDS = {"int": int, "float": (int, float), "str": str, "bool": bool, "None": type(None)}
+
+
+def _wrong(name, value, argument) -> str:
+  """What is wrong with a value, by the argument's annotation and the sign of its default; else ""."""
+  kinds = [k.strip() for k in argument.annotation.split("|")]
+  if any(k not in _KINDS and not k.startswith("tuple") for k in kinds):
+    return ""  # an annotation of the user's own
+  fits = [isinstance(value, _KINDS.get(k, tuple)) and (k == "bool" or not isinstance(value, bool)) for k in kinds]
+  if not any(fits):
+    return f"is not of type {argument.annotation}"
+  if isinstance(value, bool) or not isinstance(value, int | float) or argument.default in ("", "None"):
+    return ""
+  if not abs(value) < float("inf"):
+    return "is not finite"
+  whole = kinds[0] == "int" and not argument.default.startswith("0")
+  if (whole or "temperature" in name) and value <= 0 and not argument.default.startswith("-"):
+    return "must be positive"
+  return "must not be negative" if value < 0 and not argument.default.startswith("-") else ""
 
 
 def _hashable(value):
@@ -152,20 +187,22 @@ def _hashable(value):
 
 
 # Arguments of model factories that the frame gives, never the user.
-_GIVEN = ("num_users", "num_items")
+GIVEN = ("num_users", "num_items")
 
 
 def _arguments(package, name, where) -> dict[str, str]:
   if "." in name:
     parameters = inspect.signature(_own(name, where)).parameters.values()
-    known = {p.name: "" if p.default is p.empty else repr(p.default) for p in parameters}
+    text = lambda x: x if isinstance(x, str) else getattr(x, "__name__", str(x))
+    known = {p.name: Argument("" if p.default is p.empty else repr(p.default),
+                              "" if p.annotation is p.empty else text(p.annotation)) for p in parameters}
   elif name in names(package):
     known = signature(package, name)
   else:
     close = difflib.get_close_matches(name, names(package), n=1)
     hint = f"; did you mean {close[0]}?" if close else ""
     raise InputError(f"{where}: no {name!r} among {', '.join(names(package))}{hint}")
-  return {k: v for k, v in known.items() if k not in _GIVEN}
+  return {k: v for k, v in known.items() if k not in GIVEN}
 
 
 def _factory(package, name) -> Callable:
@@ -180,8 +217,11 @@ def _own(name, where) -> Callable:
   if os.getcwd() not in sys.path:
     sys.path.insert(0, os.getcwd())
   try:
-    return getattr(importlib.import_module(module), attribute)
+    factory = getattr(importlib.import_module(module), attribute)
   except ImportError as error:
     raise InputError(f"{where}: cannot import {module}: {error}") from None
   except AttributeError:
     raise InputError(f"{where}: {module} has no {attribute!r}") from None
+  if not callable(factory):
+    raise InputError(f"{where}: {name} is no function")
+  return factory

@@ -26,7 +26,7 @@ def write() -> str:
   lines += ["", _costs_note(costs), ""]
   for name in lookup.names("losses"):
     factory = getattr(importlib.import_module(f"kd_jax.losses.{name}"), name)
-    arguments = ", ".join(f"{k}={v}" if v else k for k, v in lookup.signature("losses", name).items())
+    arguments = ", ".join(f"{k}={v.default}" for k, v in lookup.signature("losses", name).items())
     lines += [f"## {name}", "", f"`{name}({arguments})`", "", "```text", inspect.getdoc(factory), "```", ""]
   return "\n".join(lines)
 

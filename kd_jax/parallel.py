@@ -22,9 +22,8 @@ def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   Batches [S, B, ...] are split over all devices along B, everything else is replicated: one program
   over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one device's result.
   """
+  check(batch_size)
   devices = jax.device_count()
-  if batch_size % devices:
-    raise InputError(f"--batch_size={batch_size}: not divisible by the {devices} devices")
   if parallel == "pmap":
     return _pmap(run, devices)
   epoch = functools.partial(train.train_epoch, run=run)
@@ -34,6 +33,12 @@ def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   whole = NamedSharding(mesh, PartitionSpec())
   rows = NamedSharding(mesh, PartitionSpec(None, _AXIS))
   return jax.jit(epoch, in_shardings=(whole, whole, whole, rows, whole), out_shardings=whole, donate_argnums=0)
+
+
+def check(batch_size: int) -> None:
+  """Raises InputError if a batch cannot be split over the devices."""
+  if batch_size % jax.device_count():
+    raise InputError(f"--batch_size={batch_size}: not divisible by the {jax.device_count()} devices")
 
 
 def _pmap(run, devices):

@@ -38,7 +38,7 @@ def check_flags(directory: str | os.PathLike, values: flags.FlagValues) -> None:
     if changed:
       was = ", ".join(f"--{k}={now.get(k, '')} (there: {before.get(k, '')})" for k in changed)
       raise InputError(f"--workdir={directory} holds a run with other flags: {was}; choose another directory")
-  elif path.parent.exists() and (not path.parent.is_dir() or any(p for p in path.parent.iterdir() if p.name != ".lock")):
+  elif path.parent.exists() and (not path.parent.is_dir() or {p.name for p in path.parent.iterdir()} - {".lock"}):
     raise InputError(f"--workdir={directory}: not empty, and no run is in it")
 
 

@@ -95,10 +95,18 @@ def _init(module, rng, constants, batch):
   return variables.get("params", {})
 
 
-def forward(module, variables: dict, batches: dict[str, Batch]) -> dict[str, Outputs]:
-  """{key: Outputs} of one network for batches of the same users. Its tables are computed once."""
-  tables = module.apply(variables, method="tables")
-  apply = lambda batch: module.apply(variables, {k: batch[k] for k in ("users", "items") if k in batch}, tables)
+_CONTEXT = ("users", "items", "position")  # fields of a batch that networks read
+
+
+def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | None = None) -> dict[str, Outputs]:
+  """{key: Outputs} of one network for batches of the same users. Its tables are computed once.
+
+  With `rng` the network learns: dropout is on. Only the base batch has positions in histories: what is
+  distilled is what the network says of the whole history.
+  """
+  rngs = {} if rng is None else {"dropout": rng}
+  tables = module.apply(variables, method="tables", rngs=rngs)
+  apply = lambda batch: module.apply(variables, {k: batch[k] for k in _CONTEXT if k in batch}, tables, rngs=rngs)
   outs = {key: apply(b) for key, b in batches.items() if key == "base" or "items" not in b}
   listed = {key: b for key, b in batches.items() if key not in outs}
   if listed:  # Candidates lie side by side in one apply, then are cut apart.
@@ -131,7 +139,7 @@ def _target(edge, batch, targets, epoch) -> Batch:
   return {"users": batch[side], "weight": batch[f"{side}_weight"], "epoch": epoch} | rows
 
 
-def _outputs(run, given, params, batch, targets, epoch):
+def _outputs(run, given, params, batch, targets, epoch, rng=None):
   """({learner: base Outputs}, {edge key: (student, teacher, target)}), one forward pass per network."""
   asked = {name: {"base": batch} for name in run.learners}
   for edge in edges(run):
@@ -143,7 +151,8 @@ def _outputs(run, given, params, batch, targets, epoch):
   for name, batches in asked.items():
     if name in dict(run.networks):
       module, own = dict(run.networks)[name], variables(given, params, name)
-      outs[name] = forward(module, own, {k: b for k, b in batches.items() if rows.get(k, "users") == "users"})
+      by_user = {k: b for k, b in batches.items() if rows.get(k, "users") == "users"}
+      outs[name] = forward(module, own, by_user, rng if name in run.learners else None)
       outs[name] |= {k: entities(module, own, b) for k, b in batches.items() if rows.get(k) == "entities"}
       outs[name] |= {k: Outputs(ranking.scorer(module, own, "items")(b["users"], b["items"]))
                      for k, b in batches.items() if rows.get(k) == "items"}
@@ -168,7 +177,7 @@ def _edge_outputs(run, given, params, edge, batch, targets, epoch):
 
 def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None):
   """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
-  base, heard = _outputs(run, given, params, batch, targets, epoch)
+  base, heard = _outputs(run, given, params, batch, targets, epoch, jax.random.fold_in(rng, 1_000_000))
   terms = {}
   for j, edge in enumerate(edges(run)):
     student, teacher, target = heard[edge.key]

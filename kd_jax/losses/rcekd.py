@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.base import KD, Lists
+from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses.lists import draw_without_replacement
 
 _MOST_COUNTED = 50  # The cap on a position's count in the authors' code.
@@ -32,6 +32,9 @@ def rcekd(k: int = 50, sampled: int = 50, depth: int = 200, temperature: float =
   Follows the authors' code in two points: an item of Q_T that is also in Q_S or A counts once, there;
   the overlap is measured with the drawn A, not with Q_S.
   """
+  if max(k, sampled) > depth:
+    raise InputError(f"k={k} or sampled={sampled} is more than depth={depth}")
+
   def sample(rng, view):
     listed, teacher = view.student.items, view.teacher.items[:k]
     agree = jnp.isin(listed, teacher)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from kd_jax.base import KD, Lists
+from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses.lists import draw_without_replacement, plackett_luce
 
 
@@ -24,6 +24,9 @@ def rrd(k: int = 40, uninteresting: int = 40, temperature: float = 10.0, depth: 
   Departs from the paper: uninteresting items are a systematic sample (distinct, each with the same
   probability), not independent draws.
   """
+  if k > depth:
+    raise InputError(f"k={k} is more than depth={depth}")
+
   def sample(rng, view):
     log_weights = -(jnp.arange(depth) + 1) / temperature
     ranks = jnp.sort(draw_without_replacement(rng, log_weights, k))

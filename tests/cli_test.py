@@ -94,7 +94,7 @@ REFUSED = [
     ("--kd=kl(k=5) --teacher=/nowhere/run", "--teacher=/nowhere/run"),
     ("--kd=kl(k=5) --teacher={empty}", "neither a run directory nor soft labels"),
     ("--kd=kl(k=5) --teacher={elsewhere}", "other data"),
-    ("--kd=kl(k=5) --teacher={bad}", "--teacher: its scores of user 17"),
+    ("--kd=kl(k=5) --teacher={bad}", "{bad}: parameters of its best epoch are not finite"),
     ("--kd=rrd(k=3,uninteresting=3,depth=9) --teacher={bad_labels}", "user 5"),
     ("--kd=rrd(k=3,uninteresting=3,depth=30) --teacher={labels}", "--top_k=30"),
     ("--kd=kl(k=5) --teacher={labels}", "--exclude_seen=False"),

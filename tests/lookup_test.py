@@ -16,10 +16,10 @@ def test_a_name_is_a_call_without_arguments():
 
 
 def test_arguments_are_literals_in_any_order():
-  call = lookup.parse("losses", "rrd(temperature=-1.5, k=3)", "kd")
-  assert call == Call("rrd", (("k", 3), ("temperature", -1.5)))
-  assert call == lookup.parse("losses", "rrd(k=3,temperature=-1.5)", "kd")
-  assert str(call) == "rrd(k=3, temperature=-1.5)"
+  call = lookup.parse("losses", "rrd(temperature=1.5, k=3)", "kd")
+  assert call == Call("rrd", (("k", 3), ("temperature", 1.5)))
+  assert call == lookup.parse("losses", "rrd(k=3,temperature=1.5)", "kd")
+  assert str(call) == "rrd(k=3, temperature=1.5)"
   assert lookup.parse("losses", str(call), "kd") == call
   hash(lookup.parse("data", "movielens(ratios=[0.8, 0.1, 0.1])", "data"))
 

@@ -38,8 +38,8 @@ def canonical(call: lookup.Call) -> lookup.Call:
   """The call with the defaults filled in, so that two ways to say the same are one data set."""
   if "." in call.name:
     return call
-  defaults = lookup.signature("data", call.name)
-  filled = {k: ast.literal_eval(v) for k, v in defaults.items() if v} | dict(call.arguments)
+  signature = lookup.signature("data", call.name)
+  filled = {k: ast.literal_eval(v.default) for k, v in signature.items() if v.default} | dict(call.arguments)
   return lookup.Call(call.name, tuple(sorted(filled.items())))
 
 

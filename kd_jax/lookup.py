@@ -39,7 +39,8 @@ class Call(NamedTuple):
 def names(package: str) -> list[str]:
   """The factories of `kd_jax.<package>`: one per file, named as the file."""
   files = (_ROOT / package).glob("*.py")
-  return sorted(f.stem for f in files if not f.stem.startswith("_") and signature(package, f.stem))
+  return sorted(f.stem for f in files if not f.stem.startswith("_")
+                and signature(package, f.stem) is not None)
 
 
 class Argument(NamedTuple):

@@ -164,7 +164,7 @@ def _outputs(run, given, params, batch, targets, epoch, rng=None):
 def _teacher(edge, outs, target) -> Outputs:
   """What the teachers of an edge say; nothing flows back to them."""
   said = [outs[t][edge.key] if t in outs else Outputs(target.get("teacher")) for t in edge.teachers]
-  teacher = jax.tree.map(lambda *x: jnp.stack(x), *said) if edge.kd.all_teachers else said[0]
+  teacher = Outputs(jnp.stack([x.scores for x in said])) if edge.kd.all_teachers else said[0]
   if "teacher" in target:  # Scored once per epoch or read from a file; what is unused is pruned.
     scores = target["teacher"]
     teacher = teacher._replace(scores=jnp.moveaxis(scores, 1, 0) if edge.kd.all_teachers else scores)

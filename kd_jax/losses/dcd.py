@@ -11,7 +11,7 @@ from kd_jax.losses.lists import draw_without_replacement, plackett_luce, rank_in
 _LEAST = 1e-5  # Least weight of an item in a draw, so that there is always something to draw.
 
 
-def dcd(side: str = "users", k: int = 40, depth: int = 200, temperature: float = 10.0, every: int = 5) -> KD:
+def dcd(side: str = "users", k: int = 40, depth: int = 200, temperature: float = 10.0, every: int = 10) -> KD:
   """Dual correction strategy for distillation (DCD): Lee, Kim, CIKM 2021, https://arxiv.org/abs/2109.03459.
 
   The list-wise likelihood of k items that the student underestimates, in the teacher's order, each ahead of
@@ -25,7 +25,8 @@ def dcd(side: str = "users", k: int = 40, depth: int = 200, temperature: float =
     k: items on either side of the likelihood.
     depth: how much of the teacher's list is corrected.
     temperature: how large a difference of ranks saturates.
-    every: epochs between two rankings by the student, most of the cost; draws are fresh every epoch.
+    every: epochs between two rankings by the student, the dearest part; draws are fresh every epoch. Where items
+      outnumber users, the items' side costs several times as much as the users'.
 
   Departs from the paper: the student's list is depth + 10 temperature long and what is not in it has that
   rank; as tanh(10) = 1 - 4e-9, no weight changes. Departs from the public code of RCE-KD, which has the user

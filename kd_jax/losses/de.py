@@ -29,7 +29,7 @@ def de(experts: int = 30, start_temperature: float = 1.0, end_temperature: float
     experts: how many on each side.
     start_temperature: at epoch 0.
     end_temperature: at epoch `epochs`, reached geometrically; at 1e-10 one expert has all the weight.
-    epochs: over how many the temperature falls; the authors' code says 1000, though it stops far earlier.
+    epochs: over how many the temperature falls.
     item_weight: factor of the items' terms. A user meets two items, so the authors halve them.
 
   Departs from the authors' code: log softmax has no 1e-10 added; the temperature does not lag an epoch;

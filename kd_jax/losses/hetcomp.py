@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Array, Lists
-from kd_jax.losses.lists import plackett_luce
+from kd_jax.losses.lists import plackett_luce_terms
 
 
-def hetcomp(k: int = 100, unseen: int = 100, period: int = 10, threshold: float = 1.05, decay: float = 0.995) -> KD:
+def hetcomp(k: int = 100, unseen: int = 50, period: int = 10, threshold: float = 1.05, decay: float = 0.995) -> KD:
   """HetComp: Kang, Kweon, Lee, Lian, Xie, Yu, WWW 2023, https://arxiv.org/abs/2303.01130.
 
   --teacher=a,b,c names a curriculum, easy first: a teacher's checkpoints. Every user is at a stage of it and
@@ -56,8 +56,9 @@ def hetcomp(k: int = 100, unseen: int = 100, period: int = 10, threshold: float 
     top, others = student.scores[:, :k], student.scores[:, k:] + batch["log_weight"][:, None]
     rest = jax.nn.logsumexp(others, axis=1, keepdims=True)
     as_set = 2 * jnp.sum(jnp.logaddexp(top, rest) - top, axis=1)
-    ahead = lambda n: plackett_luce(top[:, :n], jnp.concatenate([top[:, n:], others], axis=1))
-    return jnp.where(batch["ordered"], (ahead(k // 2) + ahead(max(k // 10, 1))) / 2, as_set)
+    choices = plackett_luce_terms(top, others)
+    in_order = (jnp.sum(choices[:, : k // 2], axis=1) + jnp.sum(choices[:, : max(k // 10, 1)], axis=1)) / 2
+    return jnp.where(batch["ordered"], in_order, as_set)
 
   return KD(loss, Lists(teacher=k, student=k, unseen=unseen, every=period), sample, teacher_scores=False,
             all_teachers=True, remember=("stage", "distance"))

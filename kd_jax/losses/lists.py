@@ -58,9 +58,17 @@ def draw_without_replacement(rng: Array, log_weights: Array, n: int) -> Array:
 def plackett_luce(interesting: Array, uninteresting: Array) -> Array:
   """-log p(interesting [B, K] in this order, each before all of uninteresting [B, L]) -> [B].
 
-  Kang et al., CIKM 2020, eq. 8; Xia et al., ICML 2008. The sums over what is left to choose from run
-  from the last choice to the first in log space; a scan, as XLA's cumulative logsumexp is far slower.
+  Kang et al., CIKM 2020, eq. 8; Xia et al., ICML 2008.
+  """
+  return jnp.sum(plackett_luce_terms(interesting, uninteresting), axis=1)
+
+
+def plackett_luce_terms(interesting: Array, uninteresting: Array) -> Array:
+  """-log p(each choice) [B, K] of `plackett_luce`; the first n add up to the order of the first n.
+
+  The sums over what is left to choose from run from the last choice to the first in log space; a scan,
+  as XLA's cumulative logsumexp is far slower.
   """
   rest = jax.nn.logsumexp(uninteresting, axis=1)  # [B]
   _, left = jax.lax.scan(lambda x, s: (jnp.logaddexp(x, s),) * 2, rest, interesting.T, reverse=True)
-  return jnp.sum(left.T - interesting, axis=1)
+  return left.T - interesting

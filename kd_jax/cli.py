@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from kd_jax import lookup
+from kd_jax import __version__, lookup
 from kd_jax.base import InputError
 
 DATA = dict(
@@ -108,6 +108,9 @@ def run(main: Callable[[flags.FlagValues], None], doc: str, values: flags.FlagVa
   program = sys.argv[0].rpartition("/")[2]
   if any(a in ("--help", "-h", "-help", "--helpfull") for a in sys.argv[1:]):
     print(usage(doc, values))
+    return
+  if "--version" in sys.argv[1:]:
+    print(f"kd_jax {__version__}")
     return
   try:
     main(parse(values, sys.argv[1:]))

@@ -35,7 +35,7 @@ class Position(NamedTuple):
 def cache_compilations(cache_dir: str | None) -> None:
   """Keeps compiled programs on disk, so that a second run starts at once."""
   jax.config.update("jax_compilation_cache_dir", str(store.cache_folder(cache_dir) / "compiled"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def run_training(values: flags.FlagValues) -> dict[str, Any]:
@@ -101,6 +101,7 @@ def _train(values, ready, sources) -> dict[str, Any]:
   # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
   whole = math.lcm(*(kd.lists.every for _, kd in ready.run.kds))
   saved_at = time.perf_counter()
+  state = parallel.replicate(state)
   with progress.reporting(values.epochs, position.epoch) as report, _stopping() as stop:
     while not _done(values, position):
       state, losses, seconds = epoch(state, position.epoch + 1)

@@ -31,7 +31,7 @@ def export_run(run: str, out: str, top_k: int, exclude_seen: bool, data_dir: str
   yield f"{out}: {info['model']}, {size:,} bytes"
   load, _ = export.load(out)
   for batch, (median, slow) in export.latency(lambda u: load(dataset.user_ids[u]), dataset.num_users).items():
-    yield f"{batch} users: {median:.3f} ms (95 %: {slow:.3f} ms), ids in, ids out"
+    yield f"{batch} user{'s' * (batch > 1)}: {median:.3f} ms (95 %: {slow:.3f} ms), ids in, ids out"
 
 
 def _recommender(module, variables, dataset, top_k, exclude_seen):

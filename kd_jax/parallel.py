@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,10 +30,17 @@ def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   epoch = functools.partial(train.train_epoch, run=run)
   if devices == 1:
     return jax.jit(epoch, donate_argnums=0)
-  mesh = Mesh(np.array(jax.devices()), (_AXIS,))
-  whole = NamedSharding(mesh, PartitionSpec())
-  rows = NamedSharding(mesh, PartitionSpec(None, _AXIS))
+  whole, rows = _sharding(), _sharding(None, _AXIS)
   return jax.jit(epoch, in_shardings=(whole, whole, whole, rows, whole), out_shardings=whole, donate_argnums=0)
+
+
+def _sharding(*axes) -> NamedSharding:
+  return NamedSharding(Mesh(np.array(jax.devices()), (_AXIS,)), PartitionSpec(*axes))
+
+
+def replicate(tree: Any) -> Any:
+  """A copy on every device: where an epoch leaves its state, so that the second one compiles nothing."""
+  return tree if jax.device_count() == 1 else jax.device_put(tree, _sharding())
 
 
 def check(batch_size: int) -> None:

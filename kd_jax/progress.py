@@ -16,7 +16,7 @@ def reporting(epochs: int, done: int):
   """Yields report(line of metrics.jsonl, monitor, position)."""
   terminal = sys.stderr.isatty()
   bar = tqdm.tqdm(total=epochs, initial=done, unit="epoch", disable=not terminal)
-  printed = 0.0
+  printed = time.monotonic()
 
   def report(line, monitor, position):
     nonlocal printed

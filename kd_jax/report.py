@@ -23,6 +23,8 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   With `teacher`, a run on the same data: compression ratio and overlap@10. With `student` too, the plain
   student: the transfer ratio of every metric. Raises InputError.
   """
+  if student and not teacher:
+    raise InputError("--student needs --teacher: the transfer ratio is measured between them")
   info, result = runs.read_info(run), runs.read_json(pathlib.Path(run) / runs.RESULT)
   dataset = data.load(info["data"], data_dir, cache_dir, splits=("train", "validation", "test"))
   if dataset.hashes != info["hashes"]:

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import tomllib
@@ -82,13 +83,15 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
   ordered = sorted(table["row"], key=lambda row: "teacher" in row)  # teachers first
   reports = {row["row"]: [] for row in table["row"]}
-  for seed in range(seeds):
-    for row in ordered:
-      directory = run_dir(runs_dir, row["row"], seed)
-      print(f"{table['name']}: {row['row']}, seed {seed}", flush=True)
-      values = cli.parse(_definition(), _arguments(table, row, seed, directory, runs_dir, own))
-      experiment.run_training(values)
-      reports[row["row"]].append(_evaluate(table, directory, values))
+  total, metric = seeds * len(ordered), table["metrics"][0]
+  for number, (seed, row) in enumerate(itertools.product(range(seeds), ordered), 1):
+    directory = run_dir(runs_dir, row["row"], seed)
+    values = cli.parse(_definition(), _arguments(table, row, seed, directory, runs_dir, own))
+    experiment.run_training(values)
+    found = _evaluate(table, directory, values)
+    reports[row["row"]].append(found)
+    print(f"{number}/{total}  {row['row']}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
+          f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
   result = _result(table, reports, seeds)
   root = pathlib.Path(workdir)
   artifacts.write_json_atomic(root / f"{table['name']}.json", result)
@@ -153,7 +156,10 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
     lines.append("| " + " | ".join(cells) + " |")
   synthetic = "SYNTHETIC DATA: says nothing about people. " if result["synthetic"] else ""
   about = " ".join(table.get("about", "").split())
-  note = (f"{synthetic}{result['seeds']} seeds, mean ± standard deviation, published value in brackets; test split, "
+  published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
+  note = (f"{synthetic}{result['seeds']} seeds, mean ± standard deviation"
+          f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
+          f"and teacher that a row closes; test split, "
           f"{result['candidates']} as candidates, {result['users']:,} users. Data: `{result['data']}`.")
   return "\n".join([f"# {table['title']}", "", about, "", *lines, "", note, ""])
 

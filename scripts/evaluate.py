@@ -23,10 +23,18 @@ def main(values):
   cli.require(values, "run")
   from kd_jax import report
 
-  print(json.dumps(report.evaluate_run(
+  found = report.evaluate_run(
       values.run, split=values.split, mask_validation=values.mask_validation, sampled=values.sampled,
       sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student, data_dir=values.data_dir,
-      cache_dir=values.cache_dir), indent=1))
+      cache_dir=values.cache_dir)
+  print(json.dumps(_rounded(found), indent=1))
+  print(f"all digits: {values.run}/{values.split}.json")
+
+
+def _rounded(value):
+  if isinstance(value, dict):
+    return {k: _rounded(v) for k, v in value.items()}
+  return round(value, 5) if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

@@ -22,7 +22,9 @@ def main(values):
 
   tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir)
   name = pathlib.Path(values.table).stem
-  print((pathlib.Path(values.workdir) / f"{name}.md").read_text())
+  place = pathlib.Path(values.workdir)
+  print(f"\n{(place / f'{name}.md').read_text()}")
+  print(f"{place / name}.md, .json and .png")
 
 
 if __name__ == "__main__":

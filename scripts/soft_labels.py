@@ -22,7 +22,8 @@ def main(values):
 
   report = labelling.write(values.teacher, values.out, values.top_k, values.exclude_seen, values.data_dir,
                            values.cache_dir)
-  print(f"{values.out}: {report}")
+  print(f"{values.out}: top {report['top_k']} items of every user; the teacher gives {report['tail_mass_mean']:.1%} of "
+        f"its probability to all others ({report['tail_mass_max']:.1%} at most)")
 
 
 if __name__ == "__main__":

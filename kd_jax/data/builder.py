@@ -30,7 +30,9 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
   def _info(self):
     columns = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in COLUMNS.items()}
     features = tfds.features.FeaturesDict(columns)
-    return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+    info = tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+    info.initialize_from_bucket = lambda: None  # it looks for a copy online and leaves an empty folder behind
+    return info
 
   def _split_generators(self, dl_manager):
     del dl_manager  # its archives need TensorFlow; sources.py finds the files

@@ -19,11 +19,13 @@ def write() -> str:
   """The page as Markdown."""
   costs = json.loads(COSTS.read_text()) if COSTS.exists() else None
   lines = ["# Methods", "", _INTRODUCTION, ""]
-  lines += ["| method | distils | needs | one epoch, plain student = 1 |", "| --- | --- | --- | --- |"]
+  head = ["method", "distils", "needs", *(["one epoch, plain student = 1"] if costs else [])]
+  lines += [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
   for name in lookup.names("losses"):
     kd = lookup.build("losses", lookup.Call(name))
-    lines.append(f"| [`{name}`](#{name}) | {_distils(kd)} | {_needs(kd)} | {_cost(name, costs)} |")
-  lines += ["", _costs_note(costs), ""]
+    cells = [f"[`{name}`](#{name})", _distils(kd), _needs(kd), *([_cost(name, costs)] if costs else [])]
+    lines.append(f"| {' | '.join(cells)} |")
+  lines += ["", *([_costs_note(costs), ""] if costs else [])]
   for name in lookup.names("losses"):
     factory = getattr(importlib.import_module(f"kd_jax.losses.{name}"), name)
     arguments = ", ".join(f"{k}={v.default}" for k, v in lookup.signature("losses", name).items())
@@ -62,13 +64,11 @@ def _needs(kd: KD) -> str:
 
 
 def _cost(name, costs) -> str:
-  seconds = costs and costs["seconds"].get(f"epoch {name}()")
+  seconds = costs["seconds"].get(f"epoch {name}()")
   return f"{seconds['median'] / costs['seconds']['epoch plain']['median']:.1f}" if seconds else "not measured"
 
 
 def _costs_note(costs) -> str:
-  if costs is None:
-    return ""
   machine = ", ".join(f"{k} {v}" for k, v in costs["machine"].items())
   return (f"Costs: `{costs['command']}`, {costs['seconds']['epoch plain']['median']:.3f} s for an epoch of the plain "
           f"student; {machine}.")

@@ -90,7 +90,7 @@ def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = Non
                 sides}
   sources = Sources(seen, popularity, {}, {})
   for edge in train.edges(run):
-    if edge.kd.lists.teacher and not set(edge.teachers) & set(run.learners):
+    if edge.kd.lists.teacher and not train.teaches_live(run, edge):
       ranked = _take(stored, edge.kd.lists.teacher) if stored is not None else teacher_lists(
           run, edge, {"networks": {}}, given, sources)
       check_teacher(ranked)
@@ -166,7 +166,7 @@ def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, mem
     if edge.kd.sample is None:
       continue
     sampled = _sample(jax.random.fold_in(rng, j), edge, sources, lists, memory.get(edge.key, {}), epoch)
-    if edge.kd.teacher_scores and "teacher" not in sampled:
+    if edge.kd.teacher_scores and "teacher" not in sampled and not train.teaches_live(run, edge):
       scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, sampled["items"])
                 for name in edge.teachers]
       sampled["teacher"] = jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]

@@ -156,16 +156,21 @@ def _outputs(run, given, params, batch, targets, epoch, rng=None):
       outs[name] |= {k: entities(module, own, b) for k, b in batches.items() if rows.get(k) == "entities"}
       outs[name] |= {k: Outputs(ranking.scorer(module, own, "items")(b["users"], b["items"]))
                      for k, b in batches.items() if rows.get(k) == "items"}
-  heard = {e.key: (outs[e.learner][e.key], _teacher(e, outs, asked[e.learner][e.key]), asked[e.learner][e.key])
-           for e in edges(run)}
+  heard = {e.key: (outs[e.learner][e.key], _teacher(run, e, outs, asked[e.learner][e.key]),
+                   asked[e.learner][e.key]) for e in edges(run)}
   return {name: outs[name]["base"] for name in run.learners}, heard
 
 
-def _teacher(edge, outs, target) -> Outputs:
+def teaches_live(run: Run, edge: Edge) -> bool:
+  """Whether a teacher of the edge learns itself, so that its scores of an epoch ago are stale."""
+  return bool(set(edge.teachers) & set(run.learners))
+
+
+def _teacher(run, edge, outs, target) -> Outputs:
   """What the teachers of an edge say; nothing flows back to them."""
   said = [outs[t][edge.key] if t in outs else Outputs(target.get("teacher")) for t in edge.teachers]
   teacher = Outputs(jnp.stack([x.scores for x in said])) if edge.kd.all_teachers else said[0]
-  if "teacher" in target:  # Scored once per epoch or read from a file; what is unused is pruned.
+  if "teacher" in target and not teaches_live(run, edge):  # Scored once or read from a file.
     scores = target["teacher"]
     teacher = teacher._replace(scores=jnp.moveaxis(scores, 1, 0) if edge.kd.all_teachers else scores)
   return jax.lax.stop_gradient(teacher)

@@ -25,18 +25,19 @@ OPTIMIZER = optax.adam(0.05)
 WEIGHT = 100.0  # of the method, beside the base loss
 
 
-def build(dataset, kd, batch):
-  """(run, given, state): a student of width 8 and a random live teacher; two if the method hears all at once."""
-  widths = {train.STUDENT: 8, train.TEACHER: 12} | ({"teacher2": 10} if kd.all_teachers else {})
+def build(dataset, batch, *kds):
+  """(run, given, state): a student of width 8 and a random live teacher; two if the methods hear all at once."""
+  widths = {train.STUDENT: 8, train.TEACHER: 12} | ({"teacher2": 10} if kds and kds[0].all_teachers else {})
   modules = {name: lookup.build("models", lookup.Call("mf", (("dim", dim), ("init_std", 0.5))),
                                 num_users=dataset.num_users, num_items=dataset.num_items)
              for name, dim in widths.items()}
   teachers = tuple(name for name in modules if name != train.STUDENT)
   run = train.Run(tuple(modules.items()), (train.STUDENT,), tuple((train.STUDENT, t) for t in teachers),
-                  ((WEIGHT, kd),), tasks.bpr, OPTIMIZER, "sum")
+                  tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
+  init = jax.jit(train.init, static_argnums=1)
   alone = run._replace(learners=teachers, kds=(), edges=())
-  given = train.Given(train.init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"], {})
-  return run, given, train.init(jax.random.key(2), run, given, batch)
+  given = train.Given(init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"], {})
+  return run, given, init(jax.random.key(2), run, given, batch)
 
 
 def draw(dataset):
@@ -108,7 +109,7 @@ class Ready(NamedTuple):
 def ready(wide, method, drawn):
   """The method with its default arguments, on data that its lists fit."""
   batch = jax.tree.map(lambda x: x[0], drawn)
-  run, given, state = build(wide, method, batch)
+  run, given, state = build(wide, batch, method)
   resample.check(run, wide)
   targets = sample(wide, run, given, state.params)
   found = evaluate(state.params, given, batch, targets, run=run)

@@ -40,19 +40,29 @@ def compare():
   dataset = conftest.build_dataset(num_users=1000, num_items=950, train=3)
   drawn = contract.draw(dataset)
   names = lookup.names("losses")
-  groups = [[n for n in names if contract.default(n).all_teachers == hears_all] for hears_all in (False, True)]
-  apart = []
-  for reduction, chosen, modes in [("sum", [], ("jit", "pmap")), ("mean", [], ("jit", "pmap")),
-                                   *(("sum", g, ("jit",)) for g in groups), *(("sum", [n], ("pmap",)) for n in names)]:
-    run, given, state = contract.build(dataset, jax.tree.map(lambda x: x[0], drawn), *map(contract.default, chosen))
-    run = run._replace(reduction=reduction)
-    targets = contract.sample(dataset, run, given, state.params)
-    rng = jax.random.key(6)
+  groups = {}
+  for name in names:
+    kd = contract.default(name)
+    groups.setdefault((kd.all_teachers, kd.adapter is not None), []).append(name)
+  apart, rng, first = [], jax.random.key(6), jax.tree.map(lambda x: x[0], drawn)
+
+  def measure(names, run, given, state, targets, modes):
     one = jax.jit(functools.partial(train.train_epoch, run=run))(state, given, targets, drawn, rng)
     for mode in modes:
       copy = jax.tree.map(lambda x: x.copy(), state)
       four = parallel.compile_epoch(run, mode, BATCH)(copy, given, targets, drawn, rng)
-      apart.append((mode, " ".join(chosen) or f"plain {reduction}", largest(one, four, state)))
+      apart.append((mode, names, largest(one, four, state)))
+
+  run, given, state = contract.build(dataset, first)
+  for reduction in ("sum", "mean"):
+    measure(f"plain {reduction}", run._replace(reduction=reduction), given, state, {}, ("jit", "pmap"))
+  for chosen in groups.values():
+    run, given, state = contract.build(dataset, first, *map(contract.default, chosen))
+    targets = contract.sample(dataset, run, given, state.params)
+    measure(" ".join(chosen), run, given, state, targets, ("jit",))
+    for place, name in enumerate(chosen):
+      own = {f"0:{k.partition(':')[2]}": v for k, v in targets.items() if k.startswith(f"{place}:")}
+      measure(name, *contract.build(dataset, first, contract.default(name)), own, ("pmap",))
   print(json.dumps({"devices": jax.device_count(), "apart": apart}))
 
 

@@ -2,13 +2,14 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from kd_jax import lookup, parallel, tasks, train
-from kd_jax.base import Outputs
+from kd_jax.base import KD, Outputs
 from kd_jax.losses.kl import kl
 
 U, I, D = 6, 9, 3  # noqa: E741 (as everywhere)
@@ -197,6 +198,25 @@ def test_the_update_is_of_base_plus_weighted_methods():
     np.testing.assert_allclose(both, first + second - base, rtol=1e-4, atol=1e-5)
     assert np.abs(first - base).max() > 1e-3
 
+
+
+class Same(nn.Module):
+  """An adapter with a parameter, that changes nothing."""
+
+  @nn.compact
+  def __call__(self, student, teacher, batch):
+    one = self.param("one", nn.initializers.ones, ())
+    return student._replace(scores=one * student.scores)
+
+
+def test_an_adapter_is_initialised_beside_a_method_of_sampled_users_of_items():
+  of_items = KD(lambda student, teacher, batch: student.scores[:, 0], rows="items",
+                sample=lambda rng, view: {"items": jnp.zeros(2, jnp.int32)})
+  run = make_run(train.make_optimizer("sgd", 0.1, 0.0),
+                 kds=[(1.0, kl(candidates="full")._replace(adapter=Same())), (1.0, of_items)])
+  batch = jax.tree.map(jnp.asarray, a_batch(1))
+  state = train.init(jax.random.key(0), run, train.Given({train.TEACHER: to_jax(tables(9, 4))}, {}), batch)
+  assert jax.tree.leaves(state.params["adapters"]) == [1.0]
 
 
 def test_lists_side_by_side_are_separate_applies():

@@ -90,6 +90,7 @@ def num_absent(seen: Seen, users: Array, num_items: int) -> Array:
 
 def top_k(scores: Array, k: int) -> Ranked:
   """The k best items of each row of scores [B, I]; -1 and -inf where fewer are not excluded."""
+  scores = jnp.where(scores == 0, 0.0, scores)  # XLA ranks +0 above -0
   best, items = jax.lax.top_k(scores, min(k, scores.shape[1]))
   return Ranked(jnp.where(best == -jnp.inf, -1, items).astype(jnp.int32), best)
 

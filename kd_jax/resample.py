@@ -191,10 +191,10 @@ def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
 def draw_unseen(rng: Array, excluded: ranking.Seen, users: Array, n: int, num_items: int) -> Array:
   """`n` distinct items per user [b, n], each absent item with the same probability.
 
-  A systematic sample: one uniform draw from each of n equal stretches of the absent items.
+  A systematic sample: every (absent / n)-th of the absent items from a random start.
   """
   absent = ranking.num_absent(excluded, users, num_items)[:, None]
-  stretch = jnp.arange(n) + jax.random.uniform(rng, (users.shape[0], n))
+  stretch = jnp.arange(n) + jax.random.uniform(rng, (users.shape[0], 1))
   place = jnp.minimum((stretch * absent / n).astype(jnp.int32), absent - 1)
   return ranking.nth_absent(excluded, jnp.broadcast_to(users[:, None], place.shape), place)
 

@@ -177,7 +177,9 @@ def _teacher(run, edge, outs, target) -> Outputs:
 
 
 def _edge_outputs(run, given, params, edge, batch, targets, epoch):
-  return _outputs(run, given, params, batch, targets, epoch)[1][edge.key]
+  alone = run._replace(kds=((edge.weight, edge.kd),))
+  heard = _outputs(alone, given, params, batch, targets, epoch)[1]
+  return next(heard[e.key] for e in edges(alone) if (e.learner, e.teachers) == (edge.learner, edge.teachers))
 
 
 def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None):

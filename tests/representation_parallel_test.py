@@ -24,7 +24,7 @@ drawn = batches.draw(jax.random.key(3), plan, users, items, seen, negatives=1, n
 drawn = jax.tree.map(np.asarray, drawn)
 for name in ("de", "htd", "vkd", "ftd", "rkd", "fitnet"):
   kd = lookup.build("losses", lookup.Call(name, {"de": (("experts", 4),), "htd": (("groups", 4),)}.get(name, ())))
-  run, given, state = build(data, kd, jax.tree.map(lambda x: x[0], drawn))
+  run, given, state = build(data, jax.tree.map(lambda x: x[0], drawn), kd)
   ends = [jax.jit(train.train_epoch, static_argnames="run")(state, given, {}, drawn, jax.random.key(5), run=run)]
   for mode in ("jit", "pmap"):
     fresh = jax.tree.map(jnp.copy, state)

@@ -13,7 +13,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import pathlib
 import tomllib
 from typing import Any
@@ -190,8 +189,3 @@ def figure(result: dict[str, Any], path: pathlib.Path) -> None:
   axes.spines[["top", "right"]].set_visible(False)
   drawing.savefig(path, dpi=120)
   pyplot.close(drawing)
-
-
-def text(result: dict[str, Any]) -> str:
-  """The JSON of a result, as printed."""
-  return json.dumps(result, indent=1)

@@ -28,8 +28,22 @@ class Interactions(NamedTuple):
   timestamps: np.ndarray | None = None  # [N] int64, seconds
 
 
+class Features(NamedTuple):
+  """What is known of each of E users (or contexts, or items) beside the interactions."""
+
+  fields: tuple[str, ...] = ()  # [F] names of categorical fields
+  sizes: tuple[int, ...] = ()  # [F] how many values each has
+  categories: np.ndarray | None = None  # [E, F] int32, 0 <= categories[:, f] < sizes[f]
+  vectors: dict[str, np.ndarray] = {}  # noqa: RUF012 {name: [E, D] float32}, e.g. of a text or an image
+
+
 class Dataset(NamedTuple):
-  """A prepared data set. `test` is None unless it was asked for."""
+  """A prepared data set. `test` is None unless it was asked for.
+
+  Labelled data (tags, clicks) is the same: users are contexts (a review, an impression), items are labels,
+  interactions the positive labels. `contexts` then says which contexts a split has; what of theirs is no
+  interaction is a label 0, and nothing is drawn as negative.
+  """
 
   name: str  # the call that makes it, in canonical form
   num_users: int
@@ -42,6 +56,9 @@ class Dataset(NamedTuple):
   hashes: dict[str, str]  # sha256 of "train", "validation", "test", "user_ids", "item_ids"
   report: dict[str, Any]  # what cleaning and splitting did, and the audit
   synthetic: bool = False  # generated: no result on it says anything about people
+  user_features: Features | None = None
+  item_features: Features | None = None
+  contexts: dict[str, np.ndarray] | None = None  # labelled data: {split: [n] int32, indices of users}
 
 
 class Outputs(NamedTuple):

@@ -13,6 +13,7 @@ from kd_jax import metrics, ranking, resample
 from kd_jax.base import Dataset, InputError, Interactions
 
 CUTOFFS = (5, 10, 20, 50)
+_BY_WARMTH = ("recall", "ndcg")  # given again for items with and without training interactions
 
 
 class Evaluation(NamedTuple):
@@ -21,6 +22,7 @@ class Evaluation(NamedTuple):
   layout: ranking.HeldOut
   where: np.ndarray  # [M, 2]
   users: np.ndarray  # [M]
+  cold: np.ndarray  # [M] bool, is the item in no training interaction?
 
 
 def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evaluation:
@@ -28,24 +30,32 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evalu
   held = getattr(dataset, split)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
   held_out, where = ranking.held_out(held, masked, dataset.num_items)
-  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users)
+  cold = ~np.isin(held.items, dataset.train.items)
+  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users, cold)
 
 
 def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
                  cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """(evaluated users [V], {metric: [V]}) of a network, every item a candidate.
 
-  Raises InputError where scores are not finite.
+  Where some held-out items are cold (in no training interaction) and others not, also "recall@10(cold)" and
+  "recall@10(warm)", the same for NDCG: one kind of held-out items counted alone, for the users that have some.
+  All items compete in either. Raises InputError where scores are not finite.
   """
   lines = np.asarray(ranking.network_ranks(module, variables, evaluation.layout))
   ranks = lines[evaluation.where[:, 0], evaluation.where[:, 1]]
   if (ranks == -2).any():
     raise InputError(f"the scores of user {evaluation.users[ranks == -2][0]} (index) are not finite")
-  return metrics.per_user(evaluation.users, ranks, cutoffs)
+  users, values = metrics.per_user(evaluation.users, ranks, cutoffs)
+  if evaluation.cold.any() and not evaluation.cold.all():
+    for word, kept in (("warm", ~evaluation.cold), ("cold", evaluation.cold)):
+      _, own = metrics.per_user(evaluation.users[kept], ranks[kept], cutoffs)
+      values |= {f"{name}({word})": value for name, value in own.items() if name.startswith(_BY_WARMTH)}
+  return users, values
 
 
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:
-  """Means over users."""
+  """Means over the users of each metric."""
   return {name: float(np.mean(value)) for name, value in values.items()}
 
 

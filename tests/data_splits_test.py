@@ -7,7 +7,7 @@ from kd_jax.base import InputError
 from kd_jax.data import audit, cleaning, splits, store
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log, Recipe
 
-RULES = ("random", "position", "temporal", "loo", "loo_last")
+RULES = ("random", "position", "temporal", "loo", "loo_last", "cold_items")
 RATIOS = (0.8, 0.1, 0.1)
 
 
@@ -62,6 +62,22 @@ def test_leave_one_out_holds_out_one_each_and_leaves_small_users_alone():
   assert parts[[3, 4, 6, 7]].tolist() == [TEST, VALIDATION, TEST, VALIDATION]  # the latest come first here
 
 
+def test_cold_items_are_held_out_whole_and_the_others_by_user():
+  log = random_log(9)
+  parts = splits.split_rows(log, "cold_items", (0.7, 0.1, 0.2), 3)
+  cold = {part: set(log.items[parts == part]) - set(log.items[parts == TRAIN]) for part in (VALIDATION, TEST)}
+  held_out = [set(parts[log.items == item].tolist()) for item in set().union(*cold.values())]
+  whole = [{VALIDATION}, {TEST}]
+  # Beside the 6 and 12 of 60 items that are drawn, a rare item may happen to have no training row.
+  assert held_out.count(whole[0]) >= 6 and held_out.count(whole[1]) >= 12
+  assert sum(map(len, cold.values())) < 25
+  drawn = np.array([set(parts[log.items == item].tolist()) in whole for item in range(60)])
+  for user in range(len(log.user_ids)):
+    rows = (log.users == user) & ~drawn[log.items]
+    n = int(rows.sum())
+    assert np.bincount(parts[rows], minlength=3)[TRAIN] == max(1, n * 7 // 10)
+
+
 def test_temporal_is_one_point_in_time_and_keeps_seconds_together():
   for seed in range(40):
     log = random_log(seed)
@@ -77,7 +93,7 @@ def test_the_seed_decides_random_splits_and_nothing_else_does(rule):
   log = random_log(5)
   first, again, other = (splits.split_rows(log, rule, RATIOS, seed) for seed in (7, 7, 8))
   assert (first == again).all()
-  assert (first == other).all() == (rule not in ("random", "loo"))
+  assert (first == other).all() == (rule not in ("random", "loo", "cold_items"))
 
 
 def test_a_leak_is_caught():

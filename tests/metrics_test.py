@@ -163,6 +163,25 @@ def test_full_ranking_is_brute_force(tied, split, mask_validation):
     np.testing.assert_allclose(found[name], values[name], rtol=0, atol=1e-12, err_msg=name)
 
 
+def test_cold_and_warm_items_are_counted_apart_among_all_items(tied):
+  dataset, module, variables, scores = tied
+  gone = np.isin(dataset.train.items, dataset.test.items[::7])  # these items lose all their training
+  dataset = dataset._replace(train=Interactions(dataset.train.users[~gone], dataset.train.items[~gone]))
+  held = dataset.test
+  ranks = np.array(brute_ranks(scores, held, masks(dataset, dataset.train)))
+  _, found = evaluate.full_ranking(module, variables, evaluate.layout(dataset, "test"), CUTOFFS)
+  is_cold = np.array([not (dataset.train.items == i).any() for i in held.items])
+  assert 0 < is_cold.sum() < len(is_cold)
+  for word, kept in (("cold", is_cold), ("warm", ~is_cold)):
+    users, expected = metrics.per_user(held.users[kept], ranks[kept], CUTOFFS)
+    for k in CUTOFFS:
+      assert len(found[f"recall@{k}({word})"]) == len(users)
+      np.testing.assert_allclose(found[f"ndcg@{k}({word})"], expected[f"ndcg@{k}"], atol=1e-12)
+      hits = [(ranks[kept][held.users[kept] == u] < k).mean() for u in users]
+      np.testing.assert_allclose(found[f"recall@{k}({word})"], hits, atol=1e-12)
+  assert {n for n in found if "(" not in n} == {f"{n}@{k}" for n in metrics.NAMES for k in CUTOFFS}
+
+
 def test_validation_is_masked_only_on_request(tied):
   dataset, module, variables, _ = tied
   plain, masked = (evaluate.means(evaluate.full_ranking(

@@ -50,7 +50,8 @@ def citeulike(split="random", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), sp
   least `min_user` articles (and `min_item` users per article, applied together): 125,580 interactions.
   Split: random or position (by ratios of each row, as RCE-KD does; rows are sorted by article id, so
   position is no time order and 73.5 % of its test interactions are on items without training) give
-  98,405/12,451/14,724; loo holds out two random articles per user. derrd and topology are the
+  98,405/12,451/14,724; loo holds out two random articles per user; cold_items holds out a tenth of the
+  articles whole for validation and another for test, beside articles of each user. derrd and topology are the
   leave-one-out splits published with DE-RRD and Topology Distillation, 115,142/5,219/5,219, with the
   ids of their files, from citeulike-derrd/ or its raw pickles or by download; no filter applies there.
   """
@@ -61,7 +62,7 @@ def citeulike(split="random", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), sp
                   terms=_TERMS)
   if split in ("temporal", "loo_last", "given"):
     raise InputError(f"--data: citeulike(split={split!r}): there are no time stamps; choose from random, "
-                     "position, loo, derrd, topology")
+                     "position, loo, cold_items, derrd, topology")
   places = (("citeulike-t/users.dat", _SHA256), ("users.dat", _SHA256))
   source = Source("users.dat", _SHA256, places, (functools.partial(sources.get, _URL),),
                   advice=f"It is at {_URL}.")

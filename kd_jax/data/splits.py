@@ -12,8 +12,8 @@ from kd_jax.base import InputError
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
 NAMES = ("train", "validation", "test")  # by their values in `parts`
-RULES = ("random", "position", "temporal", "loo", "loo_last", "given")
-BY_RATIO = ("random", "position", "temporal")
+RULES = ("random", "position", "temporal", "loo", "loo_last", "cold_items", "given")
+BY_RATIO = ("random", "position", "temporal", "cold_items")
 
 
 def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.ndarray:
@@ -22,7 +22,8 @@ def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.
   random: per user by ratios, in random order; position: per user by ratios, in the order of the
   source; temporal: one point in time for all users by ratios; loo: one random test and one random
   validation interaction of each user with at least three; loo_last: the latest and the one before;
-  given: by the source.
+  cold_items: items by ratios, so that some are in validation or test alone, the interactions of the
+  others as random; given: by the source.
   """
   if rule not in RULES:
     raise InputError(f"--data: split={rule!r}: choose from {', '.join(RULES)}")
@@ -34,6 +35,8 @@ def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.
     return log.parts.astype(np.int8)
   if rule == "temporal":
     return by_time(log.timestamps, ratios)
+  if rule == "cold_items":
+    return cold_items(log.users, log.items, ratios, seed)
   shuffled = np.random.default_rng(seed).permutation(len(log.users))
   if rule == "random":
     return by_ratio(log.users, shuffled, ratios)
@@ -55,6 +58,15 @@ def by_time(timestamps: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
   ordered, count = np.sort(timestamps), len(timestamps)
   cuts = [min(_floor(share * count), count - 1) for share in (ratios[0], ratios[0] + ratios[1])]
   return sum((timestamps >= ordered[cut]).astype(np.int8) for cut in cuts)
+
+
+def cold_items(users: np.ndarray, items: np.ndarray, ratios: tuple[float, ...], seed: int) -> np.ndarray:
+  """Parts [N]: a random share of the items is held out whole, the rows of the others by ratios of each user."""
+  rng, num_items = np.random.default_rng(seed), int(items.max()) + 1
+  parts = by_ratio(np.zeros(num_items, np.int64), rng.permutation(num_items), ratios)[items]
+  warm = parts == TRAIN
+  parts[warm] = by_ratio(users[warm], rng.permutation(warm.sum()), ratios)
+  return parts
 
 
 def leave_one_out(users: np.ndarray, order: np.ndarray) -> np.ndarray:

@@ -37,6 +37,14 @@ class Features(NamedTuple):
   vectors: dict[str, np.ndarray] = {}  # noqa: RUF012 {name: [E, D] float32}, e.g. of a text or an image
 
 
+class FeatureSpec(NamedTuple):
+  """What kinds of features there are, without their values: hashable, given to factories of models."""
+
+  fields: tuple[str, ...]  # names of categorical fields
+  sizes: tuple[int, ...]  # how many values each has
+  vectors: tuple[tuple[str, int], ...]  # (name, width)
+
+
 class Dataset(NamedTuple):
   """A prepared data set. `test` is None unless it was asked for.
 

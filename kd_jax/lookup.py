@@ -93,8 +93,10 @@ def parse_sum(package: str, text: str, flag: str) -> tuple[tuple[float | Call, C
 
 
 def build(package: str, call: Call, **given) -> Any:
-  """Calls the factory. `given` are arguments that the frame knows, such as the number of users."""
+  """Calls the factory. `given` are what the frame knows, such as the number of users: it takes what it needs."""
   factory = _factory(package, call.name)
+  if given:
+    given = {name: value for name, value in given.items() if name in inspect.signature(factory).parameters}
   try:
     return factory(**given, **dict(call.arguments))
   except (TypeError, ValueError) as error:
@@ -188,7 +190,7 @@ def _hashable(value):
 
 
 # Arguments of model factories that the frame gives, never the user.
-GIVEN = ("num_users", "num_items")
+GIVEN = ("num_users", "num_items", "user_features", "item_features")
 
 
 def _arguments(package, name, where) -> dict[str, str]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import artifacts, checkpoint, lookup, runs, soft_labels
-from kd_jax.base import Dataset, InputError, Ranked
+from kd_jax.base import Dataset, Features, FeatureSpec, InputError, Ranked
 
 
 class Teacher(NamedTuple):
@@ -65,6 +65,13 @@ def network(directory: str, dataset: Dataset) -> tuple[nn.Module, dict]:
 
 
 def build_module(model: str, dataset: Dataset) -> nn.Module:
-  """The Flax module of a model's call, for the sizes of `dataset`."""
+  """The Flax module of a model's call, for the sizes and the kinds of features of `dataset`."""
   call = lookup.parse("models", model, "model")
-  return lookup.build("models", call, num_users=dataset.num_users, num_items=dataset.num_items)
+  return lookup.build(
+      "models", call, num_users=dataset.num_users, num_items=dataset.num_items,
+      user_features=_spec(dataset.user_features), item_features=_spec(dataset.item_features))
+
+
+def _spec(features: Features | None) -> FeatureSpec | None:
+  return features and FeatureSpec(features.fields, features.sizes,
+                                  tuple((name, vectors.shape[1]) for name, vectors in features.vectors.items()))

@@ -13,14 +13,14 @@ FLAGS = cli.define(cli.DATA)
 
 def main(flags):
   from kd_jax import data, lookup
-  from kd_jax.data import audit, store
+  from kd_jax.data import audit, contexts, store
 
   start = time.monotonic()
   call = lookup.parse("data", flags.data, "data")
   dataset = data.load(call, flags.data_dir, flags.cache_dir, splits=("train", "validation", "test"))
   folder = store.prepare(store.canonical(call), flags.data_dir, flags.cache_dir)
   print(f"{'SYNTHETIC: ' if dataset.synthetic else ''}{dataset.name}")
-  print(audit.describe(dataset.report["audit"]))
+  print((audit if dataset.contexts is None else contexts).describe(dataset.report["audit"]))
   for group in ("cleaning", "split", "sources"):
     print(f"{group}: {', '.join(f'{key} {value}' for key, value in dataset.report[group].items())}")
   for name, value in dataset.hashes.items():

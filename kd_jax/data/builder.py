@@ -11,17 +11,19 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-SPLITS = ("train", "validation", "test", "users", "items")  # the last two hold the ids of the source
+SPLITS = ("train", "validation", "test", "users", "items",  # the last two hold the ids of the source
+          "user_features", "item_features")  # only where there are some
 COLUMNS = {"users": np.int32, "items": np.int32, "ratings": np.float32, "timestamps": np.int64,
-           "ids": np.str_}
+           "ids": np.str_, "contexts": np.int32}
+TABLES = {"categories": np.int32, "vectors": np.float32}  # columns of two axes
 BLOCK = 8192  # rows of one example: a row each would take 50 times longer to write and 1,000 to read
 _NAME, _VERSION = "recommender_log", "1.0.0"
 
-Columns = dict[str, np.ndarray]  # of equal length; a column of COLUMNS that is absent is stored empty
+Columns = dict[str, np.ndarray]  # a column of COLUMNS or TABLES that is absent is stored empty
 
 
 class RecommenderLog(tfds.core.GeneratorBasedBuilder):
-  """Blocks of interactions, and of user and item ids, in their order. `contents` is set before preparing."""
+  """Blocks of interactions, ids and features, in their order. `contents` is set before preparing."""
 
   VERSION = tfds.core.Version(_VERSION)
   BUILDER_CONFIGS = []  # noqa: RUF012 - tfds reads it as a class attribute
@@ -29,6 +31,8 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
 
   def _info(self):
     columns = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in COLUMNS.items()}
+    columns |= {name: tfds.features.Tensor(shape=(None, None), dtype=dtype, encoding=tfds.features.Encoding.ZLIB)
+                for name, dtype in TABLES.items()}
     features = tfds.features.FeaturesDict(columns)
     info = tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
     info.initialize_from_bucket = lambda: None  # it looks for a copy online and leaves an empty folder behind
@@ -36,12 +40,13 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # its archives need TensorFlow; sources.py finds the files
-    return {split: self._generate_examples(self.contents[split]) for split in SPLITS}
+    return {split: self._generate_examples(columns) for split, columns in self.contents.items()}
 
   def _generate_examples(self, columns):
-    length = len(next(iter(columns.values())))
+    length = max(map(len, columns.values()))
     for start in range(0, max(1, length), BLOCK):  # an empty split has one empty block
       block = {name: np.zeros(0, object if dtype is np.str_ else dtype) for name, dtype in COLUMNS.items()}
+      block |= {name: np.zeros((0, 0), dtype) for name, dtype in TABLES.items()}
       yield start, block | {name: column[start : start + BLOCK] for name, column in columns.items()}
 
 
@@ -55,10 +60,14 @@ def write_splits(folder: pathlib.Path, name: str, contents: dict[str, Columns]) 
 
 
 def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
-  """The columns of one split; opens no other split's file. Ids are str, absent columns empty."""
+  """The columns of one split; opens no other split's file. Ids are str, absent columns empty.
+
+  Folders that were prepared before a column was invented do not have it.
+  """
   builder = tfds.builder_from_directory(folder / _NAME / name / _VERSION)
   blocks = list(builder.as_data_source(split=split))
-  columns = {column: np.concatenate([block[column] for block in blocks]) for column in COLUMNS}
+  empty = {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
+  columns = empty | {column: np.concatenate([block[column] for block in blocks]) for column in blocks[0]}
   return columns | {"ids": np.array([i.decode() for i in columns["ids"]], np.str_)}
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.base import InputError
+from kd_jax.base import Features, InputError
 from kd_jax.data.recipe import Log
 
-_SHOWN = 20  # bad rows that the report lists; all of them are counted
+SHOWN = 20  # bad rows that the report lists; all of them are counted
 
 
 def clean(log: Log, min_rating: float | None, min_user: int, min_item: int) -> tuple[Log, dict[str, Any]]:
@@ -23,7 +23,7 @@ def clean(log: Log, min_rating: float | None, min_user: int, min_item: int) -> t
   if min_rating is not None and log.ratings is None:
     raise InputError(f"--data: min_rating={min_rating} needs a rating column")
   report: dict[str, Any] = {"rows": len(log.users) + len(log.bad_rows), "bad_rows": len(log.bad_rows),
-                            "first_bad_rows": list(log.bad_rows[:_SHOWN])}
+                            "first_bad_rows": list(log.bad_rows[:SHOWN])}
   if min_rating is not None:
     kept = take(log, log.ratings >= min_rating)
     report["below_min_rating"] = len(log.users) - len(kept.users)
@@ -70,11 +70,21 @@ def core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> 
 
 
 def recode(log: Log) -> Log:
-  """Codes 0.. in order of first appearance; ids without a row go."""
+  """Codes 0.. in order of first appearance; ids without a row go, with their features."""
   users, user_codes = _first_appearance(log.users)
   items, item_codes = _first_appearance(log.items)
   return log._replace(users=users, items=items, user_ids=[log.user_ids[c] for c in user_codes],
-                      item_ids=[log.item_ids[c] for c in item_codes])
+                      item_ids=[log.item_ids[c] for c in item_codes],
+                      user_features=take_features(log.user_features, user_codes),
+                      item_features=take_features(log.item_features, item_codes))
+
+
+def take_features(features: Features | None, rows: np.ndarray) -> Features | None:
+  """The features of some rows."""
+  if features is None:
+    return None
+  categories = None if features.categories is None else features.categories[rows]
+  return features._replace(categories=categories, vectors={k: v[rows] for k, v in features.vectors.items()})
 
 
 def _first_appearance(codes):

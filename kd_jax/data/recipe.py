@@ -8,11 +8,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd_jax.base import Features
+
 TRAIN, VALIDATION, TEST = 0, 1, 2  # the values of `Log.parts`
 
 
+class Contexts(NamedTuple):
+  """What is known of each of the U contexts (users) of labelled data, to split them by."""
+
+  timestamps: np.ndarray | None = None  # [U] int64, seconds
+  parts: np.ndarray | None = None  # [U] int8, TRAIN, VALIDATION or TEST, where the source fixes the split
+
+
 class Log(NamedTuple):
-  """Interactions as read, ids as codes into the lists of the source's own ids."""
+  """Interactions as read, ids as codes into the lists of the source's own ids.
+
+  With `contexts` the log is labelled data: users are contexts, items labels, interactions the positive
+  labels. It is split by context, nothing is filtered, and every context and label stays.
+  """
 
   users: np.ndarray  # [N] int64, indices into user_ids
   items: np.ndarray  # [N] int64, indices into item_ids
@@ -22,6 +35,9 @@ class Log(NamedTuple):
   timestamps: np.ndarray | None = None  # [N] int64, seconds
   parts: np.ndarray | None = None  # [N] int8, TRAIN, VALIDATION or TEST, where the source fixes the split
   bad_rows: tuple[str, ...] = ()  # "file:line: reason" of every row that was left out
+  user_features: Features | None = None  # of user_ids
+  item_features: Features | None = None  # of item_ids
+  contexts: Contexts | None = None
 
 
 class Source(NamedTuple):
@@ -49,6 +65,8 @@ class Recipe(NamedTuple):
   terms: str = ""  # printed to stderr when the data set is prepared
   synthetic: bool = False
   may_be_empty: tuple[str, ...] = ()  # splits that the arguments ask to be empty
+  folds: int = 0  # labelled data: k-fold cross-validation, the test split being the `fold`-th of so many parts
+  fold: int = 0
 
 
 def encode(values: list[Any]) -> tuple[np.ndarray, list[Any]]:

@@ -16,11 +16,13 @@ import numpy as np
 
 from kd_jax import artifacts, lookup
 from kd_jax.base import Dataset, InputError, Interactions
-from kd_jax.data import audit, cleaning, sources, splits
+from kd_jax.data import audit, cleaning, contexts, features, sources, splits
 from kd_jax.data.recipe import Log, Recipe
 
 FORMAT = 1  # raise it when preparing gives other arrays for the same call and sources
 _KIND = "data set"
+_FEATURES = ("user_features", "item_features")
+_WHOLE = ("users", "items", *_FEATURES)  # read whatever splits are wanted; features only where there are some
 _DEFAULT_CACHE = "~/.cache/kd_jax"
 
 
@@ -74,6 +76,7 @@ def _make(call, recipe, local, cache, folder):
       recipe.sources, paths, strict=True)}
   contents = _contents(log, parts)
   metadata = {"call": str(call), "synthetic": recipe.synthetic, "report": report,
+              "features": {side: features.describe(getattr(log, side)) for side in _FEATURES if side in contents},
               "hashes": {split: _hash(columns) for split, columns in contents.items()}}
   from kd_jax.data import builder
 
@@ -84,6 +87,8 @@ def _make(call, recipe, local, cache, folder):
 def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
   """Cleans, splits, checks and audits: the cleaned log, parts [N] int8, the report (JSON values)."""
   _check_arguments(recipe)
+  if log.contexts is not None:
+    return contexts.process(recipe, log)
   log, cleaned = cleaning.clean(log, recipe.min_rating, recipe.min_user, recipe.min_item)
   if not len(log.users):
     raise InputError(f"--data: no interaction is left after cleaning: {cleaned}")
@@ -114,8 +119,12 @@ def _contents(log, parts):
   columns = {name: column for name, column in columns.items() if column is not None}
   contents = {split: {name: column[parts == value] for name, column in columns.items()}
               for value, split in enumerate(splits.NAMES)}
-  return contents | {"users": {"ids": np.array(log.user_ids, object)},
-                     "items": {"ids": np.array(log.item_ids, object)}}
+  if log.contexts is not None:
+    for value, split in enumerate(splits.NAMES):
+      contents[split]["contexts"] = np.flatnonzero(log.contexts.parts == value).astype(np.int32)
+  contents |= {"users": {"ids": np.array(log.user_ids, object)}, "items": {"ids": np.array(log.item_ids, object)}}
+  return contents | {side: features.to_columns(getattr(log, side)) for side in _FEATURES
+                     if getattr(log, side) is not None}
 
 
 def _hash(columns) -> str:
@@ -131,8 +140,8 @@ def _hash(columns) -> str:
 def _read(folder, call, wanted) -> Dataset:
   from kd_jax.data import builder
 
-  needed = (*wanted, "users", "items")
-  metadata = _verify(folder, needed)
+  metadata = _verify(folder, (*wanted, *_WHOLE))
+  needed = (*wanted, *(x for x in _WHOLE if x in metadata["hashes"]))
   columns = {split: builder.read_split(folder, folder.name, split) for split in needed}
   hashes = metadata["hashes"]
   for split in needed:
@@ -141,12 +150,15 @@ def _read(folder, call, wanted) -> Dataset:
   empty = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
   of = {split: _interactions(columns[split]) for split in wanted}
   users, items = columns["users"]["ids"], columns["items"]["ids"]
-  names = {"user_ids": "users", "item_ids": "items"} | {split: split for split in splits.NAMES}
+  names = {"user_ids": "users", "item_ids": "items"} | {x: x for x in (*splits.NAMES, *_FEATURES) if x in hashes}
+  described = {side: features.from_columns(columns[side], about) for side, about in
+               metadata.get("features", {}).items()}
+  labelled = {split: columns[split]["contexts"] for split in wanted}
   return Dataset(
       name=str(call), num_users=len(users), num_items=len(items), train=of.get("train", empty),
       validation=of.get("validation", empty), test=of.get("test"), user_ids=users, item_ids=items,
       hashes={name: hashes[split] for name, split in names.items()}, report=metadata["report"],
-      synthetic=metadata["synthetic"])
+      synthetic=metadata["synthetic"], contexts=labelled if any(map(len, labelled.values())) else None, **described)
 
 
 def _verify(folder, needed) -> dict[str, Any]:

@@ -1,0 +1,89 @@
+"""Labelled data: contexts are split, not interactions, and whatever is no positive label is a label 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kd_jax.base import InputError
+from kd_jax.data import cleaning, splits
+from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log, Recipe
+
+RULES = ("random", "temporal", "given")
+
+
+def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
+  """Splits, checks and audits: the log with the parts of its contexts, parts [N] int8, the report."""
+  if not log.user_ids:
+    raise InputError("--data: there are no contexts")
+  kept = cleaning.take(log, cleaning.first_of_pairs(log))
+  cleaned = {"rows": len(log.user_ids) + len(log.bad_rows), "bad_rows": len(log.bad_rows),
+             "first_bad_rows": list(log.bad_rows[:cleaning.SHOWN]), "duplicates": len(log.users) - len(kept.users),
+             "interactions": len(kept.users)}
+  parts = split(recipe, kept)
+  for value, name in enumerate(splits.NAMES):
+    if not (parts == value).any() and name not in recipe.may_be_empty:
+      raise InputError(f"--data: the {name} split is empty ({len(parts):,} contexts in all)")
+  rule = {"rule": recipe.split, "ratios": list(recipe.ratios), "seed": recipe.split_seed}
+  rule |= {"folds": recipe.folds, "fold": recipe.fold} if recipe.folds else {}
+  kept = kept._replace(contexts=kept.contexts._replace(parts=parts))
+  return kept, parts[kept.users], {"cleaning": cleaned, "split": rule, "audit": inspect(kept)}
+
+
+def split(recipe: Recipe, log: Log) -> np.ndarray:
+  """Parts [U] int8 of the contexts. Raises InputError.
+
+  random: by ratios, in random order; with `folds`, the fold-th part of that order is test, and of the
+  others ratios[1] are validation; temporal: by two points in time; given: by the source.
+  """
+  rule, count, times = recipe.split, len(log.user_ids), log.contexts.timestamps
+  if rule not in RULES:
+    raise InputError(f"--data: split={rule!r}: choose from {', '.join(RULES)} for labelled data")
+  if recipe.folds and (rule != "random" or not 0 <= recipe.fold < recipe.folds or recipe.folds < 2):
+    raise InputError(f"--data: folds={recipe.folds}, fold={recipe.fold}: a random split, at least 2 folds and "
+                     "0 <= fold < folds")
+  if rule == "temporal" and times is None:
+    raise InputError("--data: split='temporal' needs time stamps, and there are none")
+  if rule == "given":
+    if log.contexts.parts is None:
+      raise InputError("--data: split='given' needs a source that says which part each row is in")
+    return log.contexts.parts
+  if rule == "temporal":
+    return splits.by_time(times, recipe.ratios)
+  order = np.random.default_rng(recipe.split_seed).permutation(count)
+  if not recipe.folds:
+    return splits.by_ratio(np.zeros(count, np.int64), order, recipe.ratios)
+  bounds = np.arange(recipe.folds + 1) * count // recipe.folds
+  parts = np.full(count, TRAIN, np.int8)
+  test = order[bounds[recipe.fold] : bounds[recipe.fold + 1]]
+  rest = np.concatenate([order[: bounds[recipe.fold]], order[bounds[recipe.fold + 1] :]])
+  parts[test] = TEST
+  parts[rest[: round(recipe.ratios[1] * len(rest))]] = VALIDATION
+  return parts
+
+
+def inspect(log: Log) -> dict[str, Any]:
+  """Counts and shares, as JSON values."""
+  parts = log.contexts.parts
+  positive = np.bincount(log.items[parts[log.users] == TRAIN], minlength=len(log.item_ids))
+  train = int((parts == TRAIN).sum())
+  report = {"contexts": len(parts), "labels": len(log.item_ids), "warnings": [],
+            **{name: int((parts == value).sum()) for value, name in enumerate(splits.NAMES)},
+            "positive_share": float(positive.sum() / max(1, train * len(positive))),
+            "rarest_label": int(positive.min()), "most_frequent_label": int(positive.max())}
+  if report["rarest_label"] == 0:
+    report["warnings"].append(f"{int((positive == 0).sum())} labels are never positive in train")
+  if log.contexts.timestamps is not None:
+    report["last_train_second"] = int(log.contexts.timestamps[parts == TRAIN].max())
+    report["first_test_second"] = int(log.contexts.timestamps[parts == TEST].min(initial=np.iinfo(np.int64).max))
+  return report
+
+
+def describe(report: dict[str, Any]) -> str:
+  """The audit as lines for people."""
+  lines = [f"{report['contexts']:,} contexts, {report['labels']:,} labels, "
+           f"{report['train']:,}/{report['validation']:,}/{report['test']:,} contexts in train/validation/test",
+           f"positive labels in train: {report['positive_share']:.1%} of all; the rarest label has "
+           f"{report['rarest_label']:,}, the most frequent {report['most_frequent_label']:,}"]
+  return "\n".join(lines + [f"WARNING: {warning}" for warning in report["warnings"]])

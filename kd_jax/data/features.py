@@ -1,0 +1,47 @@
+"""Features of users and items as they are stored: two tables, and JSON that says what their columns are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kd_jax.base import Features
+from kd_jax.data.recipe import encode
+
+
+def categorical(columns: dict[str, list]) -> Features:
+  """Categorical fields from columns of values [E]; a field's values are numbered by first appearance."""
+  coded = [encode(values) for values in columns.values()]
+  return Features(tuple(columns), tuple(len(values) for _, values in coded),
+                  np.stack([codes for codes, _ in coded], axis=1).astype(np.int32))
+
+
+def to_columns(features: Features) -> dict[str, np.ndarray]:
+  """{"categories": [E, F] int32, "vectors": [E, all widths] float32}, what there is. Raises ValueError."""
+  columns = {}
+  if features.fields:
+    categories = features.categories
+    if (categories < 0).any() or (categories >= np.array(features.sizes)).any():
+      raise ValueError(f"a category is outside its field: {dict(zip(features.fields, features.sizes, strict=True))}")
+    columns["categories"] = categories.astype(np.int32)
+  if features.vectors:
+    columns["vectors"] = np.concatenate(list(features.vectors.values()), axis=1).astype(np.float32)
+    if not np.isfinite(columns["vectors"]).all():
+      raise ValueError(f"a value of {', '.join(features.vectors)} is not finite")
+  return columns
+
+
+def describe(features: Features) -> dict[str, Any]:
+  """What `from_columns` needs beside the tables, as JSON values."""
+  return {"fields": list(features.fields), "sizes": [int(n) for n in features.sizes],
+          "vectors": {name: vectors.shape[1] for name, vectors in features.vectors.items()}}
+
+
+def from_columns(columns: dict[str, np.ndarray], about: dict[str, Any]) -> Features:
+  """The features that `to_columns` and `describe` were made from."""
+  widths = about["vectors"]
+  cuts = np.cumsum(list(widths.values()))[:-1]
+  vectors = np.split(columns["vectors"], cuts, axis=1) if widths else []
+  return Features(tuple(about["fields"]), tuple(about["sizes"]), columns["categories"] if about["fields"] else None,
+                  dict(zip(widths, vectors, strict=True)))

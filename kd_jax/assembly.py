@@ -48,7 +48,9 @@ def setup(values: flags.FlagValues) -> Setup:
   params, loaded = {}, []
   for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
     name = train.TEACHER + (str(number) if number else "")
-    loaded.append(teachers.load(path, dataset))
+    loaded.append(teachers.load(path, dataset, values.teacher_unknown_ids))
+    if "coverage" in loaded[-1].provenance:
+      print(f"--teacher={path}: {loaded[-1].provenance['coverage']}")
     edges += [(learner, name) for learner in networks if learner in (train.STUDENT, train.PEER)]
     if loaded[-1].module is not None:
       networks[name] = loaded[-1].module
@@ -56,7 +58,7 @@ def setup(values: flags.FlagValues) -> Setup:
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
   run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay), values.reduction)
-  _check_teachers(run, loaded)
+  _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
   constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks.items()
                if hasattr(m, "constants")}
@@ -86,7 +88,7 @@ def metrics_cutoffs(values) -> tuple[int, ...]:
   return tuple(sorted({*evaluate.CUTOFFS, k}))
 
 
-def _check_teachers(run, loaded):
+def _check_teachers(run, loaded, dataset):
   """Stored lists must be of the right kind and long enough; what they do not hold needs a live teacher."""
   stored = [t for t in loaded if t.stored is not None]
   if not stored:
@@ -101,10 +103,23 @@ def _check_teachers(run, loaded):
     if kd.lists.teacher > listed:
       raise InputError(f"--teacher: its lists hold {listed} items, --kd asks for {kd.lists.teacher}; write them "
                        f"again with --top_k={kd.lists.teacher}")
-    if kd.lists.exclude_seen != stored[0].exclude_seen:
+    if stored[0].exclude_seen not in (None, kd.lists.exclude_seen):
       word = "without" if kd.lists.exclude_seen else "with"
       raise InputError(f"--teacher: --kd asks for lists {word} training items; write the soft labels again with "
                        f"--exclude_seen={kd.lists.exclude_seen}")
+    if kd.teacher_scores and not stored[0].scored:
+      raise InputError("--kd: the method needs the teacher's scores, its file has lists without confidences")
+    _check_lengths(stored[0].stored, kd.lists, dataset)
+
+
+def _check_lengths(stored, lists, dataset):
+  """Users of whom a stored list says too little are left out of distillation."""
+  enough = resample.stored_lists(stored, dataset, lists)[1]
+  what = f"lists of {lists.teacher} items{' that are not in training' if lists.exclude_seen else ''}"
+  if not enough.any():
+    raise InputError(f"--teacher: --kd asks for {what}; no user has one. Fewer in --kd, or longer lists, may help")
+  if not enough.all():
+    print(f"--teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are not distilled")
 
 
 def example_batch(values: flags.FlagValues) -> Batch:

@@ -120,8 +120,9 @@ class KD(NamedTuple):
 
   `sample(rng, view)` is written for one row and returns target fields; the frame runs it for every
   user before each epoch and gathers the rows of a batch. The field `items` [C] names the candidates;
-  `teacher` [C], where given, their teacher scores (else the frame asks the live teacher). Without
-  `sample` the candidates are all items. `batch["epoch"]` counts from 0.
+  `teacher` [C], where given, their teacher scores (else the frame asks the live teacher); `weight` [],
+  where given, multiplies the row's weight. Without `sample` the candidates are all items. `batch["epoch"]`
+  counts from 0.
   """
 
   loss: Callable[[Outputs, Outputs, Batch], Array]

@@ -20,7 +20,10 @@ DATA = dict(
 TRAIN = dict(
     model=("string", "mf(dim=64)", "The model to train: a call, e.g. \"mf(dim=20)\"."),
     kd=("string", "", 'Distillation: a weighted sum of methods, e.g. "0.1*rrd(temperature=10)". Empty: none.'),
-    teacher=("string", None, "Run directory of the teacher, or a directory of soft labels; several with commas."),
+    teacher=("string", None, "Run directory of the teacher, a directory of soft labels, or file:PATH, a file of "
+             "another framework (docs/import_a_teacher.md); several with commas."),
+    teacher_unknown_ids=("integer", 0, "How many ids of --teacher=file:PATH may be unknown to the data; what names "
+                         "them is left out."),
     peer=("string", None, "A second model that is trained at the same time: student and peer teach each other."),
     optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
     learning_rate=("float", 1e-3, "Learning rate."),
@@ -41,7 +44,7 @@ TRAIN = dict(
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "repeats")
-_NON_NEGATIVE = ("weight_decay", "patience", "seed")
+_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids")
 _CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test")}

@@ -25,6 +25,7 @@ class Sources(NamedTuple):
   popularity: dict[str, Array]  # by side: training interactions of every candidate
   teacher: dict[str, Ranked]  # lists of frozen teachers, [U, lists.teacher], or [U, E, lists.teacher]
   excluded: dict[str, ranking.Seen]  # seen and listed by the teacher: not to be drawn as unseen
+  weight: dict[str, Array]  # [U], 0 for users of whom stored lists say too little; where there are such
 
 
 def check(run: train.Run, dataset: Dataset) -> None:
@@ -88,11 +89,16 @@ def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = Non
   seen = {side: _seen(*_side(dataset, side)) for side in sides}
   popularity = {side: jnp.asarray(np.bincount(_side(dataset, side)[1], minlength=_side(dataset, side)[3])) for side in
                 sides}
-  sources = Sources(seen, popularity, {}, {})
+  sources = Sources(seen, popularity, {}, {}, {})
   for edge in train.edges(run):
     if edge.kd.lists.teacher and not train.teaches_live(run, edge):
-      ranked = _take(stored, edge.kd.lists.teacher) if stored is not None else teacher_lists(
-          run, edge, {"networks": {}}, given, sources)
+      if stored is None:
+        ranked = teacher_lists(run, edge, {"networks": {}}, given, sources)
+      else:
+        ranked, enough = stored_lists(stored, dataset, edge.kd.lists)
+        ranked = jax.tree.map(jnp.asarray, ranked)
+        if not enough.all():
+          sources.weight[edge.key] = jnp.asarray(enough, jnp.float32)
       check_teacher(ranked)
       sources.teacher[edge.key] = ranked
     if edge.kd.lists.unseen:
@@ -104,8 +110,20 @@ def _seen(rows, candidates, num_rows, num_candidates) -> ranking.Seen:
   return jax.tree.map(jnp.asarray, ranking.seen_of(rows, candidates, num_rows, num_candidates))
 
 
-def _take(stored, k) -> Ranked:
-  return Ranked(*(jnp.asarray(x[:, :k]) for x in stored))
+def stored_lists(stored: Ranked, dataset: Dataset, lists) -> tuple[Ranked, np.ndarray]:
+  """(the first `lists.teacher` items of every stored list, without training items if so asked; which users
+  [U] have that many). The rows of the others hold items 0, 1, ... and scores 0: they are to weigh nothing.
+  """
+  keep, k = stored.items >= 0, lists.teacher
+  if lists.exclude_seen:
+    key = lambda users, items: users.astype(np.int64) * dataset.num_items + items
+    seen = key(dataset.train.users, dataset.train.items)
+    keep &= ~np.isin(key(np.arange(dataset.num_users)[:, None], stored.items), seen)
+  enough = keep.sum(axis=1) >= k
+  first = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+  items, scores = (np.take_along_axis(x, first, axis=1) for x in stored)
+  whole = enough[:, None]
+  return Ranked(np.where(whole, items, np.arange(k, dtype=np.int32)), np.where(whole, scores, 0)), enough
 
 
 def teacher_lists(run: train.Run, edge: train.Edge, params: dict, given, sources: Sources) -> Ranked:
@@ -170,6 +188,8 @@ def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, mem
       scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, sampled["items"])
                 for name in edge.teachers]
       sampled["teacher"] = jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]
+    if edge.key in sources.weight:
+      sampled["weight"] = sampled.get("weight", 1.0) * sources.weight[edge.key]
     fields[edge.key] = sampled
   return fields
 

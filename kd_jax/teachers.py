@@ -1,4 +1,4 @@
-"""Teachers: the directory of a finished run, or a directory of soft labels."""
+"""Teachers: the directory of a finished run, a directory of soft labels, or another framework's file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, checkpoint, lookup, runs, soft_labels
+from kd_jax import artifacts, checkpoint, imported, lookup, runs, soft_labels
 from kd_jax.base import Dataset, Features, FeatureSpec, InputError, Ranked
 
 
@@ -20,15 +20,22 @@ class Teacher(NamedTuple):
   module: nn.Module | None
   params: dict | None
   stored: Ranked | None  # [U, K]
-  exclude_seen: bool | None  # whether the stored lists leave out training items
+  exclude_seen: bool | None  # whether the stored lists leave out training items; None: unknown
   provenance: dict[str, Any]  # what it is and the sha256 that pins it
+  scored: bool = True  # False: the stored lists are an order without scores
 
 
-def load(path: str, dataset: Dataset) -> Teacher:
+_FILE = "file:"
+
+
+def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
   """Loads a teacher and checks that it was made from the same training data and ids as `dataset`.
 
+  `file:PATH` is a file of another framework, of which only ids can be checked: see imported.read.
   Raises InputError: nothing there, damaged, or made from other data.
   """
+  if path.startswith(_FILE):
+    return _from_file(path.removeprefix(_FILE), dataset, unknown_ids)
   directory = pathlib.Path(path)
   if (directory / runs.FLAGS).is_file():
     return _from_run(directory, dataset)
@@ -38,8 +45,20 @@ def load(path: str, dataset: Dataset) -> Teacher:
     return Teacher(None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
                    {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
-  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py or write "
-                   "labels with scripts/soft_labels.py")
+  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py write "
+                   "labels with scripts/soft_labels.py, or name a file of your own, file:PATH")
+
+
+def _from_file(path, dataset, unknown_ids) -> Teacher:
+  found = imported.read(path, dataset, unknown_ids)
+  provenance = {"file": artifacts.hash_file(path), "coverage": found.coverage}
+  if found.lists is not None:
+    return Teacher(None, None, found.lists, None, provenance, found.scored)
+  if "scores" in found.tables:
+    module = imported.Scores(dataset.num_users, dataset.num_items)
+  else:
+    module = build_module(f"mf(dim={found.tables['user'].shape[1]})", dataset)
+  return Teacher(module, found.tables, None, None, provenance)
 
 
 def _from_run(directory, dataset) -> Teacher:

@@ -136,7 +136,8 @@ def _target(edge, batch, targets, epoch) -> Batch:
     return {"users": batch["kd_users"], "items": items, "weight": weight, "is_user": is_user, "epoch": epoch}
   side = f"kd_{edge.kd.rows}"
   rows = {k: v[batch[side]] for k, v in targets.get(edge.key, {}).items()}
-  return {"users": batch[side], "weight": batch[f"{side}_weight"], "epoch": epoch} | rows
+  weight = batch[f"{side}_weight"] * rows.pop("weight", 1.0)
+  return {"users": batch[side], "weight": weight, "epoch": epoch} | rows
 
 
 def _outputs(run, given, params, batch, targets, epoch, rng=None):

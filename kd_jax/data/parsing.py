@@ -62,19 +62,19 @@ def collect(path: pathlib.Path, rows: Iterable[tuple[int, Sequence | None, str]]
              bad_rows=tuple(bad), **rest)
 
 
-def lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-  """(line number from 1, line without its end). Raises InputError for files that cannot be read."""
+def lines(path: pathlib.Path, flag: str = "data") -> Iterator[tuple[int, bytes]]:
+  """(line number from 1, line without its end). Raises InputError, naming `flag`, for what cannot be read."""
   opened = gzip.open if path.suffix == ".gz" else open
   try:
     with opened(path, "rb") as file:
       for number, line in enumerate(iter(lambda: file.readline(LINE_LENGTH), b""), 1):
         if len(line) == LINE_LENGTH:
-          raise InputError(f"--data: {path}:{number}: the line is longer than {LINE_LENGTH:,} bytes")
+          raise InputError(f"--{flag}: {path}:{number}: the line is longer than {LINE_LENGTH:,} bytes")
         if number == 1:
           line = line.removeprefix(b"\xef\xbb\xbf")
         yield number, line.rstrip(b"\n").removesuffix(b"\r")
   except (OSError, EOFError, zlib.error) as error:
-    raise InputError(f"--data: {path}: cannot be read: {error}") from None
+    raise InputError(f"--{flag}: {path}: cannot be read: {error}") from None
 
 
 def fields(line: bytes, delimiter: str, count: int | None) -> tuple[list[str] | None, str]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from kd_jax import data, evaluate, lookup, metrics, parallel, resample, tasks, teachers, train
+from kd_jax import data, evaluate, lookup, metrics, neighbours, parallel, resample, tasks, teachers, train
 from kd_jax.base import Batch, Dataset, InputError
 
 
@@ -62,7 +62,8 @@ def setup(values: flags.FlagValues) -> Setup:
   resample.check(run, dataset)
   constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks.items()
                if hasattr(m, "constants")}
-  ready = Setup(run, train.Given(params, constants), dataset, loaded)
+  near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
+  ready = Setup(run, train.Given(params, constants, near), dataset, loaded)
   # Finds out whether the methods fit the networks.
   jax.eval_shape(lambda: train.init(jax.random.key(0), run, ready.given, example_batch(values)))
   return ready

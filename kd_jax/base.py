@@ -94,6 +94,7 @@ class View(NamedTuple):
   epoch: Array  # [] int32, from 0
   previous: Batch  # the fields named by `remember` as this sampler returned them last; zeros at first
   popularity: Array  # [I] int32, training interactions of every item
+  seen: Array | None = None  # [lists.seen] distinct training items of the user, ascending; -1 where it has fewer
 
 
 class Lists(NamedTuple):
@@ -102,6 +103,7 @@ class Lists(NamedTuple):
   teacher: int = 0  # ranked once per run; a soft-label store holds exactly these
   student: int = 0  # ranked afresh every `every` epochs
   unseen: int = 0  # drawn afresh before every epoch
+  seen: int = 0  # as well
   exclude_seen: bool = True  # leave each user's training items out of the lists
   every: int = 1
 
@@ -116,7 +118,10 @@ class KD(NamedTuple):
     [B, C]; `student.scores[b, c]` and `teacher.scores[b, c]` speak of candidate `batch["items"][b, c]`.
   "items": the same with the sides swapped: rows are the distinct items of a batch, candidates are users.
   "entities": the users of a batch, `batch["users"]` [M], then its items, `batch["items"]` [N], positives
-    and negatives; `student.query` and `teacher.query` [M + N, D] are their representations.
+    and negatives; `student.query` and `teacher.query` [M + N, D] are their representations. With
+    `neighbours=k`, `student.items` and `teacher.items` [M + N, n, D] are those of their neighbours in the
+    graph of users, or of items, that occur together (`neighbours.py`), and `batch["neighbour_weights"]`
+    [M + N, n] the entries of its normalised adjacency matrix, 0 for padding.
 
   `sample(rng, view)` is written for one row and returns target fields; the frame runs it for every
   user before each epoch and gathers the rows of a batch. The field `items` [C] names the candidates;
@@ -134,3 +139,5 @@ class KD(NamedTuple):
   in_batch: bool = False  # compares rows with each other: needs the whole batch, not a device's share
   all_teachers: bool = False  # one loss for all teachers, their scores [E, B, C], instead of one for each
   remember: tuple[str, ...] = ()  # sampled fields that the next sampling sees, [] each
+  neighbours: int = 0  # with rows="entities": how many each entity chooses
+  learner: str = ""  # who learns by it, "student" or "peer"; every learner if empty

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax import __version__, batches, data, evaluate, lookup, parallel, resample, tasks, teachers, train
+from kd_jax import __version__, batches, data, evaluate, lookup, neighbours, parallel, resample, tasks, teachers, train
 
 PLAIN = "plain"
 
@@ -62,7 +62,7 @@ def _epoch(dataset, student, teacher, kd, batch_size):
     own = {"constants": constants[train.TEACHER]}
     made = teacher.apply(own, example, rngs={"params": jax.random.key(1)}, mutable=["params"])[1]
     params[train.TEACHER] = made["params"]
-  given = train.Given(params, constants)
+  given = train.Given(params, constants, jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset)))
   resample.check(run, dataset)
   sources = resample.prepare(run, dataset, given)
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)

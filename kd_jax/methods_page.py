@@ -40,7 +40,10 @@ optax, `--kd="linear_schedule(init_value=0.0, end_value=1.0, transition_steps=10
 
 Other protocols need no method of their own: several teachers are `--teacher=RUN1,RUN2` (each method with each, or one
 that takes all); mutual learning is `--peer=MODEL` with any method; self-distillation in generations and chains over
-teacher assistants are runs whose `--teacher` is the run before."""
+teacher assistants are runs whose `--teacher` is the run before.
+
+Personalized hint regression (PHR; Kang, Lee, Kweon, Yu, Knowledge-Based Systems 2022) is left out: its formulas are not
+openly available, and the public re-implementation leaves out a part of it."""
 
 
 def _distils(kd: KD) -> str:

@@ -65,10 +65,11 @@ def _example(kd: KD, teachers: int, num_candidates: int, previous: Batch) -> Bat
   lists = kd.lists
   ranked = lambda *shape: Ranked(jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if shape[-1] else None
   teacher = ranked(teachers, lists.teacher) if kd.all_teachers else ranked(lists.teacher)
-  unseen = jnp.zeros(lists.unseen, jnp.int32) if lists.unseen else None
+  unseen, seen = (jnp.zeros(n, jnp.int32) if n else None for n in (lists.unseen, lists.seen))
   previous = {name: previous.get(name, jnp.zeros(())) for name in kd.remember}
   zero = jnp.zeros((), jnp.int32)
-  view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, jnp.ones(num_candidates, jnp.int32))
+  popularity = jnp.ones(num_candidates, jnp.int32)
+  view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, popularity, seen)
   return kd.sample(jax.random.key(0), view)
 
 
@@ -199,12 +200,14 @@ def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
   popularity = sources.popularity[edge.kd.rows]
   rows = jnp.arange(sources.seen[edge.kd.rows].starts.shape[0] - 1, dtype=jnp.int32)
   unseen_rng, rng = jax.random.split(rng)
-  unseen = None
+  unseen = seen = None
   if edge.kd.lists.unseen:
     unseen = draw_unseen(unseen_rng, sources.excluded[edge.key], rows, edge.kd.lists.unseen, popularity.shape[0])
+  if edge.kd.lists.seen:
+    seen = draw_seen(jax.random.fold_in(unseen_rng, 1), sources.seen[edge.kd.rows], rows, edge.kd.lists.seen)
   teacher = sources.teacher.get(edge.key, lists.teacher.get(edge.key))
-  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity)
-  axes = View(0, 0, 0, 0, None, 0, None)
+  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity, seen)
+  axes = View(0, 0, 0, 0, None, 0, None, 0)
   return jax.vmap(edge.kd.sample, in_axes=(0, axes))(jax.random.split(rng, rows.shape[0]), views)
 
 
@@ -217,6 +220,16 @@ def draw_unseen(rng: Array, excluded: ranking.Seen, users: Array, n: int, num_it
   stretch = jnp.arange(n) + jax.random.uniform(rng, (users.shape[0], 1))
   place = jnp.minimum((stretch * absent / n).astype(jnp.int32), absent - 1)
   return ranking.nth_absent(excluded, jnp.broadcast_to(users[:, None], place.shape), place)
+
+
+def draw_seen(rng: Array, seen: ranking.Seen, users: Array, n: int) -> Array:
+  """`n` distinct training items per user [b, n], each with the same probability; all, then -1, if there are fewer."""
+  start = seen.starts[users][:, None]
+  present = seen.starts[users + 1][:, None] - start
+  drawn = jnp.minimum(present, n)
+  stretch = jnp.arange(n) + jax.random.uniform(rng, (users.shape[0], 1))
+  place = jnp.minimum((stretch * present / jnp.maximum(drawn, 1)).astype(jnp.int32), present - 1)
+  return jnp.where(jnp.arange(n) < drawn, seen.items[start + place], -1)
 
 
 def _teacher_scores(run, variables, name, edge, candidates) -> Array:

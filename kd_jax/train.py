@@ -46,6 +46,7 @@ class Given(NamedTuple):
 
   params: dict  # {frozen network: params}
   constants: dict  # {network: arrays computed from the data}
+  neighbours: dict = {}  # noqa: RUF012 {how many are chosen: {side: neighbours.Neighbours}}
 
 
 class Edge(NamedTuple):
@@ -61,7 +62,7 @@ class Edge(NamedTuple):
 def edges(run: Run) -> Iterator[Edge]:
   """Every method on every edge."""
   for i, (weight, kd) in enumerate(run.kds):
-    for learner in run.learners:
+    for learner in (name for name in run.learners if kd.learner in ("", name)):
       teachers = tuple(teacher for other, teacher in run.edges if other == learner)
       for group in [teachers] if kd.all_teachers and teachers else [(t,) for t in teachers]:
         yield Edge(f"{i}:{learner}<-{'+'.join(group)}", weight, kd, learner, group)
@@ -120,20 +121,31 @@ def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | Non
 
 
 def entities(module, variables: dict, target: Batch) -> Outputs:
-  """Representations [M + N, D] of users [M] and items [N]."""
-  out = module.apply(variables, {"users": target["users"]})  # the scores of it are never computed
+  """Representations [M + N, D] of users [M] and items [N], and [M + N, n, D] of their neighbours."""
+  m = target["users"].shape[0]
+  near = target.get("neighbours", jnp.zeros((m, 0), jnp.int32))  # [M + N, n]
+  users = jnp.concatenate([target["users"], near[:m].reshape(-1)])
+  out = module.apply(variables, {"users": users})  # the scores of it are never computed
   if out.query is None or out.items is None:
     raise InputError(f"--kd: the method needs representations, which {type(module).__name__} has not")
-  return Outputs(None, jnp.concatenate([out.query, out.items[target["items"]]]))
+  own = jnp.concatenate([out.query[:m], out.items[target["items"]]])
+  if "neighbours" not in target:
+    return Outputs(None, own)
+  return Outputs(None, own, jnp.concatenate([out.query[m:].reshape(m, near.shape[1], -1), out.items[near[m:]]]))
 
 
-def _target(edge, batch, targets, epoch) -> Batch:
+def _target(edge, given, batch, targets, epoch) -> Batch:
   """The rows that a method sees of a batch."""
   if edge.kd.rows == "entities":
     items = batch["items"].reshape(-1)
     weight = jnp.concatenate([batch["kd_users_weight"], batch["items_weight"].reshape(-1)])
     is_user = jnp.arange(weight.shape[0]) < batch["kd_users"].shape[0]
-    return {"users": batch["kd_users"], "items": items, "weight": weight, "is_user": is_user, "epoch": epoch}
+    target = {"users": batch["kd_users"], "items": items, "weight": weight, "is_user": is_user, "epoch": epoch}
+    if edge.kd.neighbours:
+      near = given.neighbours[edge.kd.neighbours]
+      target["neighbours"], target["neighbour_weights"] = (
+          jnp.concatenate([u[batch["kd_users"]], i[items]]) for u, i in zip(near["users"], near["items"], strict=True))
+    return target
   side = f"kd_{edge.kd.rows}"
   rows = {k: v[batch[side]] for k, v in targets.get(edge.key, {}).items()}
   weight = batch[f"{side}_weight"] * rows.pop("weight", 1.0)
@@ -144,7 +156,7 @@ def _outputs(run, given, params, batch, targets, epoch, rng=None):
   """({learner: base Outputs}, {edge key: (student, teacher, target)}), one forward pass per network."""
   asked = {name: {"base": batch} for name in run.learners}
   for edge in edges(run):
-    target = _target(edge, batch, targets, epoch)
+    target = _target(edge, given, batch, targets, epoch)
     for name in (edge.learner, *edge.teachers):
       asked.setdefault(name, {})[edge.key] = target
   outs = {}

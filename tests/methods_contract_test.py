@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import kd_jax.losses
-from kd_jax import batches, lookup, ranking, resample, tasks, train
+from kd_jax import batches, lookup, neighbours, ranking, resample, tasks, train
 from kd_jax.base import KD, Outputs
 
 NAMES = lookup.names("losses")
@@ -36,7 +36,8 @@ def build(dataset, batch, *kds):
                   tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
   init = jax.jit(train.init, static_argnums=1)
   alone = run._replace(learners=teachers, kds=(), edges=())
-  given = train.Given(init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"], {})
+  frozen = init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"]
+  given = train.Given(frozen, {}, jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset)))
   return run, given, init(jax.random.key(2), run, given, batch)
 
 

@@ -1,0 +1,79 @@
+"""The graph of users, or of items, that occur together in training interactions.
+
+Each chooses the k others with which it occurs most often. A choice that is returned counts 1, one that is not
+1/2, and the matrix A of these is normalised: A_ij / sqrt(sum of row i * sum of row j).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from kd_jax.base import KD, Array, Dataset
+
+_BLOCK = 256  # Rows whose co-occurrences are counted at a time.
+_WIDTH = 4  # Times k: the most neighbours that are kept.
+
+
+class Neighbours(NamedTuple):
+  """The rows of the normalised matrix, heaviest entry first."""
+
+  indices: Array  # [E, 4 k] int32
+  weights: Array  # [E, 4 k] float32, 0 for padding
+
+
+def tables(kds: Iterable[tuple[object, KD]], dataset: Dataset) -> dict[int, dict[str, Neighbours]]:
+  """{k: {"users": ..., "items": ...}} for every k that a method asks for. On the host."""
+  log, sizes = dataset.train, (dataset.num_users, dataset.num_items)
+  of = lambda k: {"users": co_occurrence(log.users, log.items, *sizes, k),
+                  "items": co_occurrence(log.items, log.users, *sizes[::-1], k)}
+  return {k: of(k) for k in {kd.neighbours for _, kd in kds} - {0}}
+
+
+def co_occurrence(rows: np.ndarray, columns: np.ndarray, num_rows: int, num_columns: int, k: int) -> Neighbours:
+  """Neighbours of every row. Interactions [N] that are repeated count once.
+
+  Of equally frequent others the least frequent in all is chosen first, then the one of the smallest index. An entity
+  that many choose keeps its 4 k heaviest neighbours.
+  """
+  chooser, chosen = _choices(rows, columns, num_rows, num_columns, k)
+  pair, returned = np.unique(np.concatenate([chooser * num_rows + chosen, chosen * num_rows + chooser]),
+                             return_counts=True)
+  i, j = np.divmod(pair, num_rows)
+  weight = returned / 2
+  total = np.bincount(i, weight, minlength=num_rows)
+  weight /= np.sqrt(total[i] * total[j])
+  order = np.lexsort((j, -weight, i))
+  i, j, weight = i[order], j[order], weight[order]
+  place = np.arange(len(i)) - np.searchsorted(i, i)
+  width = _WIDTH * k
+  indices, weights = np.zeros((num_rows, width), np.int32), np.zeros((num_rows, width), np.float32)
+  kept = place < width
+  indices[i[kept], place[kept]], weights[i[kept], place[kept]] = j[kept], weight[kept]
+  return Neighbours(indices, weights)
+
+
+def _choices(rows, columns, num_rows, num_columns, k):
+  """(row, one of the k that it chooses), two int64 arrays; fewer than k where it meets fewer."""
+  pair = np.unique(rows.astype(np.int64) * num_columns + columns)
+  rows, columns = np.divmod(pair, num_columns)
+  frequency = np.bincount(rows, minlength=num_rows)
+  by_column = np.argsort(columns, kind="stable")
+  members, starts = rows[by_column], np.searchsorted(columns[by_column], np.arange(num_columns + 1))
+  ends = np.searchsorted(rows, np.arange(0, num_rows + _BLOCK, _BLOCK))
+  found = []
+  for low, high in itertools.pairwise(ends):
+    start = starts[columns[low:high]]
+    size = starts[columns[low:high] + 1] - start
+    met = members[np.arange(size.sum()) + np.repeat(start - np.cumsum(size) + size, size)]
+    pair, times = np.unique(np.repeat(rows[low:high], size) * num_rows + met, return_counts=True)
+    i, j = np.divmod(pair, num_rows)
+    i, j, times = (x[i != j] for x in (i, j, times))
+    order = np.lexsort((frequency[j], -times, i))  # stable, and j ascends
+    i, j = i[order], j[order]
+    kept = np.arange(len(i)) - np.searchsorted(i, i) < k
+    found.append((i[kept], j[kept]))
+  return tuple(np.concatenate(x) for x in zip(*found, strict=True))

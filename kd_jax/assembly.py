@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import flags
 
-from kd_jax import data, evaluate, lookup, metrics, neighbours, parallel, resample, tasks, teachers, train
+from kd_jax import data, evaluate, lookup, metrics, neighbours, parallel, resample, tasks, teachers, train, vectors
 from kd_jax.base import Batch, Dataset, InputError
 
 
@@ -20,6 +20,7 @@ class Setup(NamedTuple):
   given: train.Given
   dataset: Dataset
   teachers: list[teachers.Teacher]
+  features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
 
 
 @functools.cache
@@ -44,7 +45,9 @@ def setup(values: flags.FlagValues) -> Setup:
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
                      "--teacher or --peer is given, but no --kd to distil with")
   dataset = data.load(values.data, values.data_dir, values.cache_dir)
-  networks, edges = _learners(values, dataset)
+  described, features = _described(values, dataset)
+  networks, edges = _learners(values, described)
+  constants = {name: teachers.constants(module, described) for name, module in networks.items()}
   params, loaded = {}, []
   for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
     name = train.TEACHER + (str(number) if number else "")
@@ -54,19 +57,31 @@ def setup(values: flags.FlagValues) -> Setup:
     edges += [(learner, name) for learner in networks if learner in (train.STUDENT, train.PEER)]
     if loaded[-1].module is not None:
       networks[name] = loaded[-1].module
-      params[name] = jax.tree.map(jnp.asarray, loaded[-1].params)
+      params[name], constants[name] = loaded[-1].params, loaded[-1].constants
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
   run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay), values.reduction)
   _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
-  constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in networks.items()
-               if hasattr(m, "constants")}
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
-  ready = Setup(run, train.Given(params, constants, near), dataset, loaded)
+  given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near)
+  ready = Setup(run, given, dataset, loaded, features)
   # Finds out whether the methods fit the networks.
   jax.eval_shape(lambda: train.init(jax.random.key(0), run, ready.given, example_batch(values)))
   return ready
+
+
+def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
+  """The data with the vectors of the learners' files, and what these were. Prints how many rows they cover."""
+  flags_of = {flag: side for side, (flag, _, _) in vectors.SIDES.items()}
+  models = [model for model in (values.model, values.peer) if model]
+  for flag, side in flags_of.items():
+    if values[flag].value and not any(lookup.accepts("models", model, side) for model in models):
+      raise InputError(f"--{flag}: --model={values.model} has no use for it; two_tower() has")
+  described, features = vectors.attach(dataset, {flag: values[flag].value for flag in flags_of})
+  for line in vectors.describe(dataset, features):
+    print(line)
+  return described, features
 
 
 def _learners(values, dataset) -> tuple[dict, list]:

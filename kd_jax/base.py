@@ -34,7 +34,7 @@ class Features(NamedTuple):
   fields: tuple[str, ...] = ()  # [F] names of categorical fields
   sizes: tuple[int, ...] = ()  # [F] how many values each has
   categories: np.ndarray | None = None  # [E, F] int32, 0 <= categories[:, f] < sizes[f]
-  vectors: dict[str, np.ndarray] = {}  # noqa: RUF012 {name: [E, D] float32}, e.g. of a text or an image
+  vectors: dict[str, np.ndarray] = {}  # noqa: RUF012 {name: [E, D] float32}, e.g. of a text; zeros: not known
 
 
 class FeatureSpec(NamedTuple):

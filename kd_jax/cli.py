@@ -19,6 +19,9 @@ DATA = dict(
 )
 TRAIN = dict(
     model=("string", "mf(dim=64)", "The model to train: a call, e.g. \"mf(dim=20)\"."),
+    features=("string", None, "Vectors of items that the model sees: files .npz (ids and vectors) or .npy (in "
+              "the order of the data's items), several with commas."),
+    user_features=("string", None, "The same of users."),
     kd=("string", "", 'Distillation: a weighted sum of methods, e.g. "0.1*rrd(temperature=10)". Empty: none.'),
     teacher=("string", None, "Run directory of the teacher, a directory of soft labels, or file:PATH, a file of "
              "another framework (docs/import_a_teacher.md); several with commas."),

@@ -66,6 +66,7 @@ def _info(values, ready) -> dict[str, Any]:
       "model": values.model, "peer": values.peer, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
       "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
+      "features": ready.features,
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
 
 

@@ -103,6 +103,11 @@ def build(package: str, call: Call, **given) -> Any:
     raise InputError(f"{call}: {error}") from error
 
 
+def accepts(package: str, text: str, argument: str) -> bool:
+  """Whether the factory of the call `text` takes an argument."""
+  return argument in inspect.signature(_factory(package, parse(package, text, argument).name)).parameters
+
+
 def build_schedule(call: Call) -> Callable[[Any], Any]:
   """An optax schedule: epoch (from 0) -> weight."""
   import optax

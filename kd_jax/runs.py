@@ -1,7 +1,7 @@
 """The directory of a run: everything that redoes it.
 
   flags.txt       the flags, as a flagfile
-  run.json        versions, devices, hashes of the data, size of the model, the teacher
+  run.json        versions, devices, hashes of the data and features, size of the model, the teacher
   metrics.jsonl   one line per epoch
   checkpoints/    the latest state and the best parameters, with sha256
   result.json     written last: best epoch, validation metrics, seconds
@@ -56,10 +56,9 @@ def start(directory: str | os.PathLike, values: flags.FlagValues, info: dict[str
   info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES}}
   if path.exists():
     before = read_info(directory)
-    for key in ("hashes", "teacher"):
-      if before[key] != json.loads(json.dumps(info[key])):
-        raise InputError(f"--workdir={directory}: its run used other {'data' if key == 'hashes' else 'teacher'}; "
-                         "choose another directory")
+    for key, what in (("hashes", "data"), ("teacher", "teacher"), ("features", "features")):
+      if before.get(key, []) != json.loads(json.dumps(info[key])):
+        raise InputError(f"--workdir={directory}: its run used other {what}; choose another directory")
     if before["versions"] != info["versions"] or before["devices"] != info["devices"]:
       print(f"{directory}: goes on with other versions or devices; numbers may differ in the last bits")
   path.with_name(RESULT).unlink(missing_ok=True)  # of a run that now goes on for longer

@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, checkpoint, imported, lookup, runs, soft_labels
+from kd_jax import artifacts, checkpoint, imported, lookup, runs, soft_labels, vectors
 from kd_jax.base import Dataset, Features, FeatureSpec, InputError, Ranked
 
 
 class Teacher(NamedTuple):
-  """A live teacher has a module and parameters; stored soft labels have lists."""
+  """A live teacher has a module, parameters and constants; stored soft labels have lists."""
 
   module: nn.Module | None
   params: dict | None
+  constants: dict | None
   stored: Ranked | None  # [U, K]
   exclude_seen: bool | None  # whether the stored lists leave out training items; None: unknown
   provenance: dict[str, Any]  # what it is and the sha256 that pins it
@@ -42,7 +43,7 @@ def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
   if (directory / "manifest.json").is_file():
     labels = soft_labels.read(directory, dataset)
     sha256 = artifacts.hash_file(directory / "manifest.json")
-    return Teacher(None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
+    return Teacher(None, None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
                    {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
   raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py write "
@@ -53,12 +54,12 @@ def _from_file(path, dataset, unknown_ids) -> Teacher:
   found = imported.read(path, dataset, unknown_ids)
   provenance = {"file": artifacts.hash_file(path), "coverage": found.coverage}
   if found.lists is not None:
-    return Teacher(None, None, found.lists, None, provenance, found.scored)
+    return Teacher(None, None, None, found.lists, None, provenance, found.scored)
   if "scores" in found.tables:
     module = imported.Scores(dataset.num_users, dataset.num_items)
   else:
     module = build_module(f"mf(dim={found.tables['user'].shape[1]})", dataset)
-  return Teacher(module, found.tables, None, None, provenance)
+  return Teacher(module, found.tables, constants(module, dataset), None, None, provenance)
 
 
 def _from_run(directory, dataset) -> Teacher:
@@ -69,7 +70,12 @@ def _from_run(directory, dataset) -> Teacher:
   best, metadata = checkpoint.restore_best(directory)
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(best)):
     raise InputError(f"{directory}: parameters of its best epoch are not finite")
-  return Teacher(build_module(info["model"], dataset), best["student"], None, None,
+  for part in vectors.SIDES:
+    if lookup.accepts("models", info["model"], part) and info["hashes"].get(part) != dataset.hashes.get(part):
+      raise InputError(f"{directory}: saw other {part} than {dataset.name} has; give --data={info['data']}")
+  dataset = vectors.reattach(dataset, info.get("features", []), directory)
+  module = build_module(info["model"], dataset)
+  return Teacher(module, best["student"], constants(module, dataset), None, None,
                  {"model": info["model"], "epoch": metadata["best_epoch"],
                   "checkpoint": artifacts.hash_file(checkpoint.newest_manifest(directory))})
 
@@ -79,8 +85,12 @@ def network(directory: str, dataset: Dataset) -> tuple[nn.Module, dict]:
   if not (pathlib.Path(directory) / runs.FLAGS).is_file():
     raise InputError(f"{directory}: no run directory ({runs.FLAGS} is missing)")
   teacher = _from_run(pathlib.Path(directory), dataset)
-  constants = teacher.module.constants(dataset) if hasattr(teacher.module, "constants") else {}
-  return teacher.module, jax.tree.map(jnp.asarray, {"params": teacher.params, "constants": constants})
+  return teacher.module, jax.tree.map(jnp.asarray, {"params": teacher.params, "constants": teacher.constants})
+
+
+def constants(module: nn.Module, dataset: Dataset) -> dict:
+  """What the module needs of the data beside its size; {} for most."""
+  return module.constants(dataset) if hasattr(module, "constants") else {}
 
 
 def build_module(model: str, dataset: Dataset) -> nn.Module:

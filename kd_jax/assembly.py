@@ -9,7 +9,20 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from kd_jax import data, evaluate, lookup, metrics, neighbours, parallel, resample, tasks, teachers, train, vectors
+from kd_jax import (
+    data,
+    evaluate,
+    lookup,
+    metrics,
+    neighbours,
+    parallel,
+    resample,
+    tasks,
+    teachers,
+    train,
+    transfer,
+    vectors,
+)
 from kd_jax.base import Batch, Dataset, InputError
 
 
@@ -21,6 +34,7 @@ class Setup(NamedTuple):
   dataset: Dataset
   teachers: list[teachers.Teacher]
   features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
+  warm_start: transfer.WarmStart | None
 
 
 @functools.cache
@@ -60,15 +74,30 @@ def setup(values: flags.FlagValues) -> Setup:
       params[name], constants[name] = loaded[-1].params, loaded[-1].constants
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
   run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
-                  _optimizer(values.optimizer, values.learning_rate, values.weight_decay), values.reduction)
+                  _optimizer(values.optimizer, values.learning_rate, values.weight_decay, _frozen(values)),
+                  values.reduction)
   _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near)
-  ready = Setup(run, given, dataset, loaded, features)
   # Finds out whether the methods fit the networks.
-  jax.eval_shape(lambda: train.init(jax.random.key(0), run, ready.given, example_batch(values)))
-  return ready
+  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example_batch(values)))
+  student = shapes.params["networks"][train.STUDENT]
+  transfer.check_frozen(_frozen(values), student)
+  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset))
+
+
+def _frozen(values) -> tuple[str, ...]:
+  return tuple(pattern.strip() for pattern in values.freeze.split(",") if pattern.strip())
+
+
+def _warm_start(values, student, dataset) -> transfer.WarmStart | None:
+  if not values.init_from:
+    return None
+  found = transfer.load(values.init_from, student, dataset, values.data_dir, values.cache_dir)
+  for name, leaf in transfer.named(student).items():
+    print(f"--init_from: {name} {list(leaf.shape)}: {found.report[name]}")
+  return found
 
 
 def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
@@ -87,8 +116,8 @@ def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
 def _learners(values, dataset) -> tuple[dict, list]:
   """The student, and with --peer a second network that learns with it and from it."""
   networks = {train.STUDENT: teachers.build_module(values.model, dataset)}
-  if values.kd and hasattr(networks[train.STUDENT], "fit"):
-    raise InputError(f"--model={values.model}: has no parameters to distil into")
+  if (values.kd or values.init_from or values.freeze) and hasattr(networks[train.STUDENT], "fit"):
+    raise InputError(f"--model={values.model}: is computed, not trained: it takes no --kd, --init_from or --freeze")
   if not values.peer:
     return networks, []
   networks[train.PEER] = teachers.build_module(values.peer, dataset)

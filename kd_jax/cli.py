@@ -28,6 +28,10 @@ TRAIN = dict(
     teacher_unknown_ids=("integer", 0, "How many ids of --teacher=file:PATH may be unknown to the data; what names "
                          "them is left out."),
     peer=("string", None, "A second model that is trained at the same time: student and peer teach each other."),
+    init_from=("string", None, "Run directory whose best parameters the model starts from: by name and shape, rows of "
+               "users and items by id."),
+    freeze=("string", "", "Parameters of the model that are not trained: names or patterns with commas, e.g. "
+            "\"user,item\" or \"item*\"."),
     optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
     learning_rate=("float", 1e-3, "Learning rate."),
     weight_decay=("float", 0.0, "Weight decay."),

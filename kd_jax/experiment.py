@@ -14,7 +14,19 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from kd_jax import artifacts, assembly, batches, checkpoint, evaluate, parallel, progress, resample, runs, train
+from kd_jax import (
+    artifacts,
+    assembly,
+    batches,
+    checkpoint,
+    evaluate,
+    parallel,
+    progress,
+    resample,
+    runs,
+    train,
+    transfer,
+)
 from kd_jax.base import InputError
 from kd_jax.data import store
 
@@ -67,6 +79,7 @@ def _info(values, ready) -> dict[str, Any]:
       "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
       "features": ready.features,
+      "init_from": [ready.warm_start.provenance] if ready.warm_start else [],
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
 
 
@@ -89,6 +102,9 @@ def _validate(values, ready, layout, params) -> dict[str, float]:
 def _train(values, ready, sources) -> dict[str, Any]:
   root = jax.random.key(values.seed)
   state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, assembly.example_batch(values))
+  if ready.warm_start is not None:
+    own = transfer.start(state.params["networks"][train.STUDENT], ready.warm_start.found)
+    state = state._replace(params=state.params | {"networks": state.params["networks"] | {train.STUDENT: own}})
   state = state._replace(memory=resample.initial_memory(ready.run, ready.dataset))
   best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
   if checkpoint.latest(values.workdir) is not None:

@@ -56,7 +56,8 @@ def start(directory: str | os.PathLike, values: flags.FlagValues, info: dict[str
   info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES}}
   if path.exists():
     before = read_info(directory)
-    for key, what in (("hashes", "data"), ("teacher", "teacher"), ("features", "features")):
+    compared = {"hashes": "data", "teacher": "teacher", "features": "features", "init_from": "--init_from"}
+    for key, what in compared.items():
       if before.get(key, []) != json.loads(json.dumps(info[key])):
         raise InputError(f"--workdir={directory}: its run used other {what}; choose another directory")
     if before["versions"] != info["versions"] or before["devices"] != info["devices"]:

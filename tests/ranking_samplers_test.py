@@ -171,6 +171,20 @@ def test_bd_draws_what_the_other_ranks_higher():
   assert not agreed.any()
 
 
+def test_bds_peer_draws_from_all_unseen_items_by_the_exponential_of_the_gap():
+  """Items 0..5 the student lists, 4..9 the peer; 40 in all, and two drawn unseen ones stand for 34."""
+  kd = bd(learner="peer", sampled=2, peer_sharpness=0.05, depth=6)
+  assert kd.learner == "peer" and kd.lists.unseen == 2 and bd().learner == "student" and not bd().lists.unseen
+  student, behind = list(range(6)), (6 + 39) / 2
+  own = lambda i: {item: rank for rank, item in enumerate(range(4, 10))}.get(i, behind)
+  view = view_of(student, list(range(4, 10)), np.array([7, 20]), np.ones(40))
+  weights = [math.exp(0.05 * (own(i) - rank)) for rank, i in enumerate(student)]
+  weights += [17 * math.exp(0.05 * (own(i) - behind)) for i in (7, 20)]
+  assert_inclusion(draws(kd, view)["items"], [*student, 7, 20], weights)
+  listed = draws(kd, view._replace(unseen=jnp.array([5, 20])), 2000)["items"]
+  assert all(len(set(row)) == 2 for row in listed.tolist()), "an item of the list is not drawn twice"
+
+
 def test_bds_unlisted_items_are_saturated():
   assert 1 - math.tanh(bd().lists.student * 0.01) < 1e-4
 

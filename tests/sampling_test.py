@@ -11,8 +11,9 @@ import pytest
 from scipy import stats
 
 from kd_jax import batches, lookup, ranking, resample, tasks, train
-from kd_jax.base import KD, Interactions, Lists, Ranked, View
+from kd_jax.base import KD, InputError, Interactions, Lists, Ranked, View
 from kd_jax.losses import lists
+from kd_jax.losses.bd import bd
 from kd_jax.losses.rcekd import rcekd
 from kd_jax.losses.rrd import rrd
 
@@ -257,6 +258,26 @@ def test_top_k_breaks_ties_by_item_and_marks_what_is_missing():
 
 def test_top_k_ties_zeros_of_either_sign():
   assert ranking.top_k(jnp.array([[-0.0, 0.0, -0.0, 0.0]]), 3).items.tolist() == [[0, 1, 2]]
+
+
+def test_seen_draws_are_distinct_training_items_and_uniform(rows):
+  seen, sets = rows
+  draw = jax.jit(jax.vmap(lambda key: resample.draw_seen(key, seen, jnp.arange(len(sets)), 5)))
+  found = np.asarray(draw(jax.random.split(jax.random.key(0), 2000)))
+  for user, items in enumerate(sets):
+    mine = found[:, user]
+    if len(items) <= 5:
+      assert (mine == np.pad(sorted(items), (0, 5 - len(items)), constant_values=-1)).all()
+    else:
+      assert set(np.unique(mine)) == items and (np.diff(mine, axis=1) > 0).all()
+      share = np.array([(mine == i).any(axis=1).mean() for i in items])
+      assert np.abs(share - 5 / len(items)).max() < 5 * 0.5 / np.sqrt(2000)
+
+
+def test_check_refuses_a_learner_that_is_not_there(make_dataset):
+  run = train.Run((), (train.STUDENT,), (), ((1.0, bd(learner="peer")),), None, None, "sum")
+  with pytest.raises(InputError, match="--peer=MODEL"):
+    resample.check(run, make_dataset())
 
 
 def test_check_refuses_lists_that_a_user_cannot_fill(make_dataset):

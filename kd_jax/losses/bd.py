@@ -6,39 +6,61 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax.base import KD, Lists
+from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses.lists import draw_without_replacement, rank_in
 
 _LEAST = 1e-9  # Weight of items that are not to be drawn, unless there are too few others.
 
 
-def bd(sampled: int = 20, temperature: float = 5.0, sharpness: float = 0.01, depth: int = 500, every: int = 10) -> KD:
+def bd(learner: str = "student", sampled: int = 20, temperature: float = 5.0, sharpness: float = 0.01,
+       peer_sharpness: float = 1e-4, depth: int = 500, every: int = 10) -> KD:
   """Bidirectional distillation (BD): Kweon, Kang, Yu, WWW 2021, https://arxiv.org/abs/2106.02870.
 
-  sum over sampled items of BCE(sigmoid(own score), sigmoid(other's score / temperature)), in both directions
-  with --peer=MODEL and a weight of 0.5: student and peer learn together and from each other. Items are drawn
-  without replacement from the other's top `depth` with p ~ tanh(max(sharpness (own rank - other's rank), 0)):
-  what the other ranks higher is learned from it.
+  sum over sampled items of BCE(sigmoid(own score), sigmoid(other's score / temperature)). Items are drawn
+  without replacement: by the student with p ~ tanh(max(sharpness (own rank - other's rank), 0)) from the
+  other's top `depth`, by the peer with p ~ exp(peer_sharpness (own rank - other's rank)) from all unseen items.
+  What the other ranks higher is learned from it.
+
+  One call is one direction. The paper's method, in which a large and a small network learn together and from
+  each other, is --peer=MODEL --kd="0.5*bd() + 0.5*bd(learner='peer')".
 
   Args:
+    learner: who learns by it, "student" (the small network) or "peer" (the large one).
     sampled: items per user, drawn afresh every epoch. The paper ties it to the user's interactions.
     temperature: softens the other's probability.
-    sharpness: how large a difference of ranks saturates.
-    depth: of both lists; what is not in a list has rank `depth`, and tanh(depth sharpness) = 1 - 9e-5.
+    sharpness: how large a difference of ranks saturates, for the student.
+    peer_sharpness: how fast p grows with the difference, for the peer.
+    depth: of both lists; for the student, what is not in one has rank `depth`: tanh(depth sharpness) = 1 - 9e-5.
     every: epochs between two rankings.
 
-  Departs from the paper: the same draw in both directions, while the large network's is
-  exp(0.0001 (own rank - other's rank)), nearly uniform over all items, so that items outside of the other's
-  top `depth` are never drawn; no warm-up of 1,000 epochs; the other's scores are those of the epoch's begin.
-  The sign of rank differences is the paper's; the authors' notebook ranks from the worst item up.
+  Departs from the paper: for the peer, what is not in a list has the mean of the ranks behind it, and as many
+  random unseen items as are sampled stand for all that are not in the student's list; no warm-up (give the
+  weight a schedule); the other's scores are those of the epoch's begin. The sign of rank differences is the
+  paper's; the authors' notebook ranks from the worst item up.
   """
-  def sample(rng, view):
+  if learner not in ("student", "peer"):
+    raise InputError(f"learner={learner!r}: choose from student, peer")
+
+  def of_student(rng, view):
     gap = rank_in(view.student.items, view.teacher.items) - jnp.arange(depth)
     weight = jnp.maximum(jnp.tanh(sharpness * gap), _LEAST)
     return {"items": view.teacher.items[draw_without_replacement(rng, jnp.log(weight), sampled)]}
+
+  def of_peer(rng, view):
+    num_items = view.popularity.shape[0]
+    items = jnp.concatenate([view.teacher.items, view.unseen])
+    own, other = (rank_in(x.items, items) for x in (view.student, view.teacher))
+    behind = (depth + num_items - 1) / 2
+    gap = jnp.where(own < depth, own, behind) - jnp.where(other < depth, other, behind)
+    drawn = jnp.arange(depth + sampled) >= depth
+    stands_for = jnp.where(drawn, jnp.log((num_items - depth) / sampled), 0.0)
+    log_weights = jnp.where(drawn & (other < depth), jnp.log(_LEAST), peer_sharpness * gap + stands_for)
+    return {"items": items[draw_without_replacement(rng, log_weights, sampled)]}
 
   def loss(student, teacher, batch):
     target = jax.nn.sigmoid(teacher.scores / temperature)
     return jnp.sum(optax.sigmoid_binary_cross_entropy(student.scores, target), axis=1)
 
-  return KD(loss, Lists(teacher=depth, student=depth, every=every), sample)
+  to_peer = learner == "peer"
+  lists = Lists(teacher=depth, student=depth, unseen=sampled if to_peer else 0, every=every)
+  return KD(loss, lists, of_peer if to_peer else of_student, learner=learner)

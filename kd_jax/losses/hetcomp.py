@@ -8,43 +8,51 @@ import jax.numpy as jnp
 from kd_jax.base import KD, Array, Lists
 from kd_jax.losses.lists import plackett_luce_terms
 
+_LEAST = -1e9  # Score of an observed item that is not there: behind all others.
 
-def hetcomp(k: int = 100, unseen: int = 50, period: int = 10, threshold: float = 1.05, decay: float = 0.995) -> KD:
+
+def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10, threshold: float = 1.05,
+            decay: float = 0.995) -> KD:
   """HetComp: Kang, Kweon, Lee, Lian, Xie, Yu, WWW 2023, https://arxiv.org/abs/2303.01130.
 
   --teacher=a,b,c names a curriculum, easy first: a teacher's checkpoints. Every user is at a stage of it and
-  learns the ranking of that stage's teacher. Every `period` epochs the discrepancy 1 - NDCG@k between the
-  student's list and the next stage's is measured; a user moves on when the discrepancy measured as it came
+  learns the ranking of that stage's teacher. Every `period` epochs the discrepancy 1 - NDCG@(k / 2) between
+  the student's list and the next stage's is measured; a user moves on when the discrepancy measured as it came
   to its stage, divided by the present one, exceeds threshold decay^(epoch // period) or is below 1.
 
-  Before its last stage a user learns the set: -2 sum_i [s_i - log(e^s_i + sum of e^s over unseen items not
-  in it)]; at the last, the order: the mean of the list-wise likelihoods of the top half and of the top tenth.
+  Before its last stage a user learns the set of the list and of observed items: -2 sum_i [s_i - log(e^s_i +
+  sum of e^s over unseen items not in the list)]; at the last, the order: the list-wise likelihood of observed
+  items, each also before all unseen ones behind the list's top half, and the mean of the likelihoods of the
+  list's top half and of its top tenth.
 
   Args:
     k: length of the lists.
     unseen: random items that stand for all unseen ones; theirs are weighted by (items - k) / unseen.
+    observed: training items of a user, ordered by the teacher of its stage; fewer where it has fewer.
     period: epochs between two looks at the student's list; the first only measures.
     threshold: by how much the discrepancy has to shrink, at first.
     decay: of the threshold, per look.
 
-  Departs from the paper and its public code: one curriculum instead of one for each of six models; observed
-  items are left to the base loss, which the code has not; the loss changes for each user at its last stage,
-  not when the mean stage is the last one; sums over unseen items are estimated from a sample, which
-  leaves out all teachers' lists. Follows the code of RCE-KD in NDCG, with gain 2^exp(-i / 10) - 1 for
-  the i-th item of the student's list if it is in the teacher's.
+  Departs from the authors' code: one curriculum instead of one for each of six models; observed items are
+  drawn afresh every epoch, not the ten that the teachers rank highest; the loss changes for each user at its
+  last stage, not when the mean stage is the last one; sums over unseen items are estimated from a sample,
+  which leaves out all teachers' lists; scores are not clamped; there is a base loss. Follows it in the gain
+  2^exp(-i / 10) - 1 of the i-th item of the student's list if it is in the teacher's, and in the factor 2,
+  the ratio of its two weights, 0.01 and 0.005.
   """
   def sample(rng, view):
     stage, distance = _advance(view)
     # A user's training items are few beside all items, and not subtracted.
     others = jnp.log((view.popularity.shape[0] - k) / unseen)
-    return {"items": jnp.concatenate([view.teacher.items[stage], view.unseen]), "log_weight": jnp.float32(others),
+    items = jnp.concatenate([view.teacher.items[stage], view.unseen, jnp.maximum(view.seen, 0)])
+    return {"items": items, "observed": view.seen >= 0, "log_weight": jnp.float32(others),
             "ordered": stage == view.teacher.items.shape[0] - 1, "stage": stage, "distance": distance}
 
   def _advance(view):
     """(stage, discrepancy from the next stage as it was first measured)."""
     last, epoch = view.teacher.items.shape[0] - 1, view.epoch
     stage, before = view.previous["stage"].astype(jnp.int32), view.previous["distance"]
-    to = lambda v: 1 - overlap(view.student.items, view.teacher.items[jnp.minimum(v, last)])
+    to = lambda v: 1 - overlap(view.student.items[: k // 2], view.teacher.items[jnp.minimum(v, last), : k // 2])
     now = to(stage + 1)
     due = (epoch % period == 0) & (epoch >= period)
     wanted = threshold * decay ** (epoch // period)
@@ -53,15 +61,21 @@ def hetcomp(k: int = 100, unseen: int = 50, period: int = 10, threshold: float =
     return stage + moves.astype(jnp.int32), distance
 
   def loss(student, teacher, batch):
-    top, others = student.scores[:, :k], student.scores[:, k:] + batch["log_weight"][:, None]
+    top, others, seen = jnp.split(student.scores, [k, k + unseen], axis=1)
+    others += batch["log_weight"][:, None]
     rest = jax.nn.logsumexp(others, axis=1, keepdims=True)
-    as_set = 2 * jnp.sum(jnp.logaddexp(top, rest) - top, axis=1)
+    not_in_set = lambda s, **where: jnp.sum(jnp.logaddexp(s, rest) - s, axis=1, **where)
+    as_set = 2 * (not_in_set(top) + not_in_set(seen, where=batch["observed"]))
     choices = plackett_luce_terms(top, others)
     in_order = (jnp.sum(choices[:, : k // 2], axis=1) + jnp.sum(choices[:, : max(k // 10, 1)], axis=1)) / 2
-    return jnp.where(batch["ordered"], in_order, as_set)
+    of_stage = jnp.take_along_axis(teacher.scores, batch["stage"][None, :, None], axis=0)[0, :, k + unseen :]
+    order = jnp.argsort(jnp.where(batch["observed"], -of_stage, jnp.inf), axis=1)
+    seen, there = (jnp.take_along_axis(x, order, axis=1) for x in (seen, batch["observed"]))
+    choices = plackett_luce_terms(jnp.where(there, seen, _LEAST), jnp.concatenate([top[:, k // 2 :], others], axis=1))
+    return jnp.where(batch["ordered"], in_order + jnp.sum(choices, axis=1, where=there), as_set)
 
-  return KD(loss, Lists(teacher=k, student=k, unseen=unseen, every=period), sample, teacher_scores=False,
-            all_teachers=True, remember=("stage", "distance"))
+  lists = Lists(teacher=k, student=k, unseen=unseen, seen=observed, every=period)
+  return KD(loss, lists, sample, all_teachers=True, remember=("stage", "distance"))
 
 
 def overlap(student: Array, teacher: Array) -> Array:

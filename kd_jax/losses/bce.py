@@ -14,7 +14,7 @@ def bce(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, excl
   """Soft binary targets: the teacher's sigmoid as the probability that the user likes the item.
 
   mean over the list of BCE(sigmoid(student / temperature), sigmoid(teacher / temperature)). Folklore; the
-  point-wise form of Hinton et al. 2015 used for click models, e.g. Zhu et al., CIKM 2020, eq. 4.
+  point-wise form of Hinton et al. 2015 used for click models, e.g. Zhu et al., CIKM 2020.
 
   Args:
     temperature: softens both probabilities.

@@ -20,7 +20,7 @@ class Reconstruction(nn.Module):
 
 def de(experts: int = 30, start_temperature: float = 1.0, end_temperature: float = 1e-10, epochs: int = 1000,
        item_weight: float = 0.5) -> KD:
-  """Distillation experts (DE): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357, sec. 3.1.
+  """Distillation experts (DE): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357.
 
   |t - sum_m g_m E_m(s)|^2 of every user's and item's vector. E_m are MLPs [ds, (ds + dt) // 2, dt] with
   ReLU, g = softmax((log softmax(W t + b) + Gumbel noise) / temperature); users and items have their own.

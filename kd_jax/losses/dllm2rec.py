@@ -10,7 +10,7 @@ from kd_jax.base import KD, Lists
 
 def dllm2rec(k: int = 10, position: float = 0.3, confidence: float = 0.5, consistency: float = 0.1,
              decay: float = 1.0) -> KD:
-  """DLLM2Rec, its ranking part: Cui et al., RecSys 2024, https://arxiv.org/abs/2405.00338, sec. 4.1.
+  """DLLM2Rec, its ranking part: Cui et al., RecSys 2024, https://arxiv.org/abs/2405.00338.
 
   - sum_i w_i log sigmoid(student of the teacher's i-th item) - log sigmoid(-student of an unseen item), with
   w_i ~ position p_i + confidence c_i + consistency o_i, of sum 1: p_i ~ exp(-i / decay) falls with the rank,

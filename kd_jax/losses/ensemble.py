@@ -10,7 +10,8 @@ from kd_jax.losses.lists import candidate_lists
 
 
 def ensemble(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
-  """Distillation from the mean of several teachers: You, Xu, Xu, Tao, KDD 2017.
+  """Distillation from the mean of several teachers: You, Xu, Xu, Tao, KDD 2017,
+  https://doi.org/10.1145/3097983.3098135.
 
   temperature^2 * KL(mean over teachers of softmax(teacher / temperature) || softmax(student / temperature)).
 

@@ -29,7 +29,7 @@ class Projector(nn.Module):
 
 
 def fitnet(hidden: int = 0, normalise: bool = False) -> KD:
-  """Hint regression (FitNet): Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550, eq. 3.
+  """Hint regression (FitNet): Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550.
 
   |t - r(s)|^2 of every user's and item's vector; r, one for users and one for items, is learnt.
 

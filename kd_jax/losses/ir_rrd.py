@@ -7,7 +7,8 @@ from kd_jax.losses.rrd import rrd
 
 
 def ir_rrd(k: int = 20, uninteresting: int = 20, temperature: float = 10.0, depth: int = 200) -> KD:
-  """Item-side ranking regularised distillation (IR-RRD): Kang, Hwang, Kweon, Yu, Information Sciences 2021.
+  """Item-side ranking regularised distillation (IR-RRD): Kang, Hwang, Kweon, Yu, Information Sciences 2021,
+  https://doi.org/10.1016/j.ins.2021.08.060.
 
   `rrd` with the sides swapped: the list-wise likelihood of k users whom the teacher ranks high for an item,
   in its order, each ahead of users whom it ranks low. The paper's loss is the sum of both sides; with the

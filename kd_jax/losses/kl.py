@@ -10,7 +10,7 @@ from kd_jax.losses.lists import candidate_lists
 
 
 def kl(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
-  """Soft targets (KD): Hinton, Vinyals, Dean, NIPS Workshop 2015, https://arxiv.org/abs/1503.02531, sec. 2.
+  """Soft targets (KD): Hinton, Vinyals, Dean, NIPS Workshop 2015, https://arxiv.org/abs/1503.02531.
 
   temperature^2 * KL(softmax(teacher / temperature) || softmax(student / temperature)) over a list.
 

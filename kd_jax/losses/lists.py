@@ -58,7 +58,7 @@ def draw_without_replacement(rng: Array, log_weights: Array, n: int) -> Array:
 def plackett_luce(interesting: Array, uninteresting: Array) -> Array:
   """-log p(interesting [B, K] in this order, each before all of uninteresting [B, L]) -> [B].
 
-  Kang et al., CIKM 2020, eq. 8; Xia et al., ICML 2008.
+  Kang et al., CIKM 2020; Xia et al., ICML 2008.
   """
   return jnp.sum(plackett_luce_terms(interesting, uninteresting), axis=1)
 

@@ -9,7 +9,7 @@ from kd_jax.losses.lists import candidate_lists
 
 
 def mse(candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
-  """Regression on the teacher's scores (MSE): Ba, Caruana, NIPS 2014, https://arxiv.org/abs/1312.6184, eq. 1.
+  """Regression on the teacher's scores (MSE): Ba, Caruana, NIPS 2014, https://arxiv.org/abs/1312.6184.
 
   mean over the list of (student - teacher)^2, on scores, before any sigmoid or softmax.
 

@@ -15,18 +15,19 @@ _TINY = 1e-9
 def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int = 32) -> KD:
   """Relational knowledge distillation (RKD): Park, Kim, Lu, Cho, CVPR 2019, https://arxiv.org/abs/1904.05068.
 
-  distance_weight * RKD-D + angle_weight * RKD-A (sec. 3.2), h being the Huber loss of threshold 1:
+  distance_weight * RKD-D + angle_weight * RKD-A, h being the Huber loss of threshold 1:
   RKD-D = mean over pairs of h(|s_i - s_j| / mu_s, |t_i - t_j| / mu_t), mu the mean distance;
   RKD-A = mean over triplets of h(cos of the student's angle j-i-k, cos of the teacher's).
 
   Args:
-    distance_weight: of RKD-D; the paper's for classification (1 for metric learning).
-    angle_weight: of RKD-A; the paper's for classification (2 for metric learning).
+    distance_weight: of RKD-D; the authors' for classification.
+    angle_weight: of RKD-A; the authors' for classification.
     anchors: j and k are this many random distinct entities of the batch, drawn afresh for each batch by a
       hash of epoch and entity; i is every entity. All entities, if the batch has no more.
 
   Departs from the paper: j and k run over anchors, since all triplets of thousands of entities are too
-  many; vectors of users and items, related with each other, in place of an image's. The paper writes
+  many; vectors of users and items, related with each other, in place of an image's, and of any length,
+  where the authors' code for classification scales them to 1. The paper writes
   sums, the authors' code takes means: a row's value is its mean over j (over j, k), so the sum over rows
   is that mean times their number. Means leave out coinciding i, j, k, whose terms are 0; the code counts
   them. --kd_per=user takes every entity once.

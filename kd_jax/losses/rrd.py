@@ -11,12 +11,12 @@ from kd_jax.losses.lists import draw_without_replacement, plackett_luce
 def rrd(k: int = 40, uninteresting: int = 40, temperature: float = 10.0, depth: int = 500) -> KD:
   """Relaxed ranking distillation (RRD): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357.
 
-  The list-wise likelihood (eq. 8) of k interesting items in the teacher's order, each ahead of all the
+  The list-wise likelihood of k interesting items in the teacher's order, each ahead of all the
   uninteresting ones, whose own order is left free. Drawn afresh every epoch.
 
   Args:
     k: interesting items, drawn without replacement from the teacher's top `depth` of unseen items with
-      p ~ exp(-rank / temperature) (eq. 6, ranks from 1), then sorted back by the teacher's rank.
+      p ~ exp(-rank / temperature) (ranks from 1), then sorted back by the teacher's rank.
     uninteresting: items drawn uniformly from those neither seen nor in the teacher's top `depth`.
     temperature: how fast the probability of being drawn falls with the rank.
     depth: how much of the teacher's list is used.

@@ -54,7 +54,7 @@ class CDAE(nn.Module):
 def cdae(
     num_users: int, num_items: int, dim: int = 50, corruption: float = 0.2,
     init_std: float = 0.1) -> nn.Module:
-  """CDAE: Wu, DuBois, Zheng, Ester, WSDM 2016, https://doi.org/10.1145/2835776.2835837, sec. 3.
+  """CDAE: Wu, DuBois, Zheng, Ester, WSDM 2016, https://doi.org/10.1145/2835776.2835837.
 
   score = <w'_i, z_u> + b'_i with z_u = sigmoid(sum of w_j over training items j of u + v_u + b).
 

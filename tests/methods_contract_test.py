@@ -22,19 +22,21 @@ BATCH, NEGATIVES = 256, 2
 
 
 OPTIMIZER = optax.adam(0.05)
+QUICKLY = {"xla_backend_optimization_level": 0}  # most of the time here is compiling
 WEIGHT = 100.0  # of the method, beside the base loss
 
 
-def build(dataset, batch, *kds):
-  """(run, given, state): a student of width 8 and a random live teacher; two if the methods hear all at once."""
-  widths = {train.STUDENT: 8, train.TEACHER: 12} | ({"teacher2": 10} if kds and kds[0].all_teachers else {})
+def build(dataset, batch, *kds, learners=(train.STUDENT,)):
+  """(run, given, state): students of width 8 and a random live teacher; two if the methods hear all at once."""
+  widths = dict.fromkeys(learners, 8) | {train.TEACHER: 12}
+  widths |= {"teacher2": 10} if kds and kds[0].all_teachers else {}
   modules = {name: lookup.build("models", lookup.Call("mf", (("dim", dim), ("init_std", 0.5))),
                                 num_users=dataset.num_users, num_items=dataset.num_items)
              for name, dim in widths.items()}
-  teachers = tuple(name for name in modules if name != train.STUDENT)
-  run = train.Run(tuple(modules.items()), (train.STUDENT,), tuple((train.STUDENT, t) for t in teachers),
+  teachers = tuple(name for name in modules if name not in learners)
+  run = train.Run(tuple(modules.items()), learners, tuple((name, t) for name in learners for t in teachers),
                   tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
-  init = jax.jit(train.init, static_argnums=1)
+  init = jax.jit(train.init, static_argnums=1, compiler_options=QUICKLY)
   alone = run._replace(learners=teachers, kds=(), edges=())
   frozen = init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"]
   given = train.Given(frozen, {}, jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset)))
@@ -69,7 +71,7 @@ def terms(run, given, params, batch, targets):
   return found
 
 
-@functools.partial(jax.jit, static_argnames="run")
+@functools.partial(jax.jit, static_argnames="run", compiler_options=QUICKLY)
 def evaluate(params, given, batch, targets, *, run):
   """(losses, gradient to the student, to the teacher, to fields, the weighted sum over rows)."""
   floats = {k: {f: v for f, v in fields.items() if v.dtype == jnp.float32} for k, fields in targets.items()}
@@ -83,7 +85,7 @@ def evaluate(params, given, batch, targets, *, run):
   return found, *gradients, (weight * found).sum()
 
 
-epoch = functools.partial(jax.jit, static_argnames="run")(train.train_epoch)
+epoch = jax.jit(train.train_epoch, static_argnames="run", compiler_options=QUICKLY)
 
 
 @functools.cache

@@ -41,24 +41,12 @@ def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10
   the ratio of its two weights, 0.01 and 0.005.
   """
   def sample(rng, view):
-    stage, distance = _advance(view)
+    stage, distance = _advance(view, k, period, threshold, decay)
     # A user's training items are few beside all items, and not subtracted.
     others = jnp.log((view.popularity.shape[0] - k) / unseen)
     items = jnp.concatenate([view.teacher.items[stage], view.unseen, jnp.maximum(view.seen, 0)])
     return {"items": items, "observed": view.seen >= 0, "log_weight": jnp.float32(others),
             "ordered": stage == view.teacher.items.shape[0] - 1, "stage": stage, "distance": distance}
-
-  def _advance(view):
-    """(stage, discrepancy from the next stage as it was first measured)."""
-    last, epoch = view.teacher.items.shape[0] - 1, view.epoch
-    stage, before = view.previous["stage"].astype(jnp.int32), view.previous["distance"]
-    to = lambda v: 1 - overlap(view.student.items[: k // 2], view.teacher.items[jnp.minimum(v, last), : k // 2])
-    now = to(stage + 1)
-    due = (epoch % period == 0) & (epoch >= period)
-    wanted = threshold * decay ** (epoch // period)
-    moves = due & (epoch > period) & (stage < last) & ((before > wanted * now) | (before < now))
-    distance = jnp.where(moves, to(stage + 2), jnp.where(epoch == period, now, before))
-    return stage + moves.astype(jnp.int32), distance
 
   def loss(student, teacher, batch):
     top, others, seen = jnp.split(student.scores, [k, k + unseen], axis=1)
@@ -69,13 +57,31 @@ def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10
     choices = plackett_luce_terms(top, others)
     in_order = (jnp.sum(choices[:, : k // 2], axis=1) + jnp.sum(choices[:, : max(k // 10, 1)], axis=1)) / 2
     of_stage = jnp.take_along_axis(teacher.scores, batch["stage"][None, :, None], axis=0)[0, :, k + unseen :]
-    order = jnp.argsort(jnp.where(batch["observed"], -of_stage, jnp.inf), axis=1)
-    seen, there = (jnp.take_along_axis(x, order, axis=1) for x in (seen, batch["observed"]))
-    choices = plackett_luce_terms(jnp.where(there, seen, _LEAST), jnp.concatenate([top[:, k // 2 :], others], axis=1))
-    return jnp.where(batch["ordered"], in_order + jnp.sum(choices, axis=1, where=there), as_set)
+    behind = jnp.concatenate([top[:, k // 2 :], others], axis=1)
+    return jnp.where(batch["ordered"], in_order + _in_order_of(of_stage, seen, batch["observed"], behind), as_set)
 
   lists = Lists(teacher=k, student=k, unseen=unseen, seen=observed, every=period)
   return KD(loss, lists, sample, all_teachers=True, remember=("stage", "distance"))
+
+
+def _advance(view, k, period, threshold, decay):
+  """(stage, discrepancy from the next stage as it was first measured)."""
+  last, epoch = view.teacher.items.shape[0] - 1, view.epoch
+  stage, before = view.previous["stage"].astype(jnp.int32), view.previous["distance"]
+  to = lambda v: 1 - overlap(view.student.items[: k // 2], view.teacher.items[jnp.minimum(v, last), : k // 2])
+  now = to(stage + 1)
+  due = (epoch % period == 0) & (epoch >= period)
+  wanted = threshold * decay ** (epoch // period)
+  moves = due & (epoch > period) & (stage < last) & ((before > wanted * now) | (before < now))
+  distance = jnp.where(moves, to(stage + 2), jnp.where(epoch == period, now, before))
+  return stage + moves.astype(jnp.int32), distance
+
+
+def _in_order_of(teacher: Array, student: Array, there: Array, behind: Array) -> Array:
+  """-log p [B] that the items which are `there` come in the teacher's order, each before all of `behind`."""
+  order = jnp.argsort(jnp.where(there, -teacher, jnp.inf), axis=1)
+  student, there = (jnp.take_along_axis(x, order, axis=1) for x in (student, there))
+  return jnp.sum(plackett_luce_terms(jnp.where(there, student, _LEAST), behind), axis=1, where=there)
 
 
 def overlap(student: Array, teacher: Array) -> Array:

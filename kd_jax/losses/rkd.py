@@ -27,10 +27,10 @@ def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int 
 
   Departs from the paper: j and k run over anchors, since all triplets of thousands of entities are too
   many; vectors of users and items, related with each other, in place of an image's, and of any length,
-  where the authors' code for classification scales them to 1. The paper writes
-  sums, the authors' code takes means: a row's value is its mean over j (over j, k), so the sum over rows
-  is that mean times their number. Means leave out coinciding i, j, k, whose terms are 0; the code counts
-  them. --kd_per=user takes every entity once.
+  where the authors' code for classification scales them to 1. The paper writes sums, the authors' code takes
+  means: a row's value is its mean over j (over j, k), so the sum over rows is that mean times their number.
+  Means leave out coinciding i, j, k, whose terms are 0; the code counts them. --kd_per=user takes every
+  entity once.
   """
   def loss(student, teacher, batch):
     key, weight = entity(batch), batch["weight"]

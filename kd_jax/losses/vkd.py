@@ -37,11 +37,12 @@ def vkd(normalisation: str = "standardise") -> KD:
 
   Args:
     normalisation: N, over the batch's users and its items apart. "standardise": mean 0 and variance 1 in
-      each dimension. "unit": mean 0, then teacher and student of
-      length 1, as public recommender code does. "centre": mean 0. "none".
+      each dimension. "unit": mean 0, then teacher and student of length 1, as public recommender code does.
+      "centre": mean 0. "none".
 
   Departs from the paper: vectors of users and items in place of a hidden layer; P is the Q of a QR
-  decomposition, not a matrix exponential (the same set of P); whitening is left out. Public recommender code draws users and items anew; --kd_per=user sums over a batch's distinct ones.
+  decomposition, not a matrix exponential (the same set of P); whitening is left out. Public recommender code
+  draws users and items anew; --kd_per=user sums over a batch's distinct ones.
   """
   if normalisation not in NORMALISATIONS:
     raise InputError(f"normalisation={normalisation!r}: choose from {', '.join(NORMALISATIONS)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import platform
 import statistics
 import time
@@ -12,7 +13,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kd_jax import __version__, batches, data, evaluate, lookup, neighbours, parallel, resample, tasks, teachers, train
+from kd_jax import (
+    __version__,
+    batches,
+    data,
+    evaluate,
+    flops,
+    lookup,
+    neighbours,
+    parallel,
+    resample,
+    tasks,
+    teachers,
+    train,
+)
 
 PLAIN = "plain"
 
@@ -28,21 +42,36 @@ def measure(function: Callable[[], Any], repeats: int) -> dict[str, float]:
 
 
 def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch_size: int, repeats: int,
-        data_dir: str | None, cache_dir: str | None) -> Iterator[tuple[str, dict[str, float]]]:
+        warmup: int, data_dir: str | None, cache_dir: str | None) -> Iterator[tuple[str, dict[str, float]]]:
   """Yields (what, seconds): evaluation, then an epoch of the plain student and of every method.
 
-  The teacher is untrained: what it says does not change the time. An epoch is drawing batches and targets
-  plus training; its parts are given as well.
+  An epoch is drawing batches and targets plus training; its parts are given as well. Where the student ranks
+  every n epochs, a timing is the mean of n. Every method starts from the student after `warmup` plain epochs.
+  The teacher is untrained: what it says does not change the time. For methods on representations
+  `needed` is what the matrix products of the method itself would take at this machine's speed.
   """
   dataset = data.load(data_spec, data_dir, cache_dir)
   student, teacher = (teachers.build_module(m, dataset) for m in (model, teacher_model))
   layout = evaluate.layout(dataset, "validation")
+  speed, learned = flops.rate(), None
   for kd in [PLAIN, *kds]:
-    epoch, state = _epoch(dataset, student, teacher, "" if kd == PLAIN else kd, batch_size)
+    epoch, state, needed = _epoch(dataset, student, teacher, "" if kd == PLAIN else kd, batch_size)
     if kd == PLAIN:
-      variables = {"params": state.params["networks"][train.STUDENT], "constants": _constants(student, dataset)}
+      for _ in range(warmup):
+        state, _ = epoch(state)
+      learned = state.params["networks"][train.STUDENT]
+      variables = {"params": jax.tree.map(jnp.copy, learned), "constants": _constants(student, dataset)}
       yield "evaluation", measure(lambda: evaluate.full_ranking(student, variables, layout)[1], repeats)  # noqa: B023
-    yield f"epoch {kd}", _measure_epoch(epoch, state, repeats)
+      learned = variables["params"]
+    state.params["networks"][train.STUDENT] = jax.tree.map(jnp.copy, learned)
+    seconds = _measure_epoch(epoch, state, repeats, _cycle(kd))
+    yield f"epoch {kd}", seconds | ({"needed": needed / speed} if needed else {})
+
+
+def _cycle(kd) -> int:
+  """Epochs until every list has been ranked afresh."""
+  calls = [] if kd == PLAIN else lookup.parse_sum("losses", kd, "kd")
+  return math.lcm(*(lookup.build("losses", call).lists.every for _, call in calls))
 
 
 def _constants(module, dataset):
@@ -50,7 +79,7 @@ def _constants(module, dataset):
 
 
 def _epoch(dataset, student, teacher, kd, batch_size):
-  """(epoch(state) -> (state, seconds of drawing), initial state)."""
+  """(epoch(state) -> (state, seconds of drawing), initial state, FLOPs of an epoch's methods on entities)."""
   kds = tuple((w, lookup.build("losses", call)) for w, call in lookup.parse_sum("losses", kd, "kd"))
   networks = ((train.STUDENT, student), (train.TEACHER, teacher))[: 1 + bool(kds)]
   edges = ((train.STUDENT, train.TEACHER),) if kds else ()
@@ -81,26 +110,48 @@ def _epoch(dataset, student, teacher, kd, batch_size):
     number, start = next(numbers), time.perf_counter()
     batch, targets = jax.block_until_ready(draw(state, number))
     drawn = time.perf_counter() - start
-    return compiled(state, given, targets, batch, jax.random.key(number))[0], drawn
+    return jax.block_until_ready(compiled(state, given, targets, batch, jax.random.key(number))[0]), drawn
 
   first = jax.tree.map(lambda x: x[0], batches.draw(
       jax.random.key(0), batches.plan(0, 0, dataset.train, batch_size, "interaction"), users, items,
       sources.seen["users"], negatives=1, num_items=dataset.num_items))
   state = train.init(jax.random.key(0), run, given, first)
-  return epoch, state._replace(memory=resample.initial_memory(run, dataset))
+  steps = -(-len(dataset.train.users) // batch_size)
+  return epoch, state._replace(memory=resample.initial_memory(run, dataset)), steps * _needed(run, given, state, first)
 
 
-def _measure_epoch(epoch, state, repeats) -> dict[str, float]:
+def _needed(run, given, state, batch) -> int:
+  """FLOPs of the matrix products of the methods on representations, of one step."""
+  total = 0
+  for edge in train.edges(run):
+    if edge.kd.rows == "entities":
+      spoken = train.edge_outputs(run, given, state.params, edge, batch)
+      total += flops.with_gradient(*_method(edge, *spoken, state.params["adapters"].get(edge.key)))
+  return total
+
+
+def _method(edge, student, teacher, target, adapter):
+  """(function, arguments to which it has a gradient) of a method alone."""
+  def loss(student, adapter):
+    if edge.kd.adapter is not None:
+      student = edge.kd.adapter.apply({"params": adapter}, student, teacher, target, rngs={"noise": jax.random.key(0)})
+    return jnp.sum(edge.kd.loss(student, teacher, target))
+
+  return loss, (student, adapter)
+
+
+def _measure_epoch(epoch, state, repeats, cycle) -> dict[str, float]:
   drawn = []
 
   def once():
     nonlocal state
-    state, seconds = epoch(state)
-    drawn.append(seconds)
+    for _ in range(cycle):
+      state, seconds = epoch(state)
+      drawn.append(seconds)
     return state.params
 
   whole = measure(once, repeats)
-  return whole | {"drawing": statistics.median(drawn[1:])}
+  return {k: v / cycle for k, v in whole.items()} | {"drawing": statistics.mean(drawn[cycle:])}
 
 
 @functools.cache

@@ -51,7 +51,7 @@ TRAIN = dict(
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "repeats")
-_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids")
+_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup")
 _CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test")}

@@ -68,10 +68,17 @@ def _needs(kd: KD) -> str:
 
 def _cost(name, costs) -> str:
   seconds = costs["seconds"].get(f"epoch {name}()")
-  return f"{seconds['median'] / costs['seconds']['epoch plain']['median']:.1f}" if seconds else "not measured"
+  if not seconds:
+    return "not measured"
+  plain = costs["seconds"]["epoch plain"]["median"]
+  ratio = f"{seconds['median'] / plain:.1f}"
+  if "needed" not in seconds:
+    return ratio
+  return f"{ratio}; {(seconds['median'] - plain) / seconds['needed']:.1f} x its matrix products"
 
 
 def _costs_note(costs) -> str:
   machine = ", ".join(f"{k} {v}" for k, v in costs["machine"].items())
   return (f"Costs: `{costs['command']}`, {costs['seconds']['epoch plain']['median']:.3f} s for an epoch of the plain "
-          f"student; {machine}.")
+          f"student; {machine}. For methods on representations: the seconds beyond the plain epoch, over those that "
+          "the method's own matrix products would take at the speed of a large one.")

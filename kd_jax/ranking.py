@@ -1,7 +1,4 @@
-"""Ranking all items for many users, in blocks of users, without ever holding users x items.
-
-The order is everywhere: score descending, item index ascending.
-"""
+"""Ranking all items for many users, in blocks of users, without ever holding users x items."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Array, Interactions, Ranked
+from kd_jax.top_k import top_k, top_k_and_tail, top_k_near
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
 _MOST_PARTS = 8  # more threads than this wait for memory
@@ -88,20 +86,6 @@ def num_absent(seen: Seen, users: Array, num_items: int) -> Array:
   return num_items - (seen.starts[users + 1] - seen.starts[users])
 
 
-def top_k(scores: Array, k: int) -> Ranked:
-  """The k best items of each row of scores [B, I]; -1 and -inf where fewer are not excluded."""
-  scores = jnp.where(scores == 0, 0.0, scores)  # XLA ranks +0 above -0
-  best, items = jax.lax.top_k(scores, min(k, scores.shape[1]))
-  return Ranked(jnp.where(best == -jnp.inf, -1, items).astype(jnp.int32), best)
-
-
-def top_k_and_tail(scores: Array, k: int) -> tuple[Ranked, Array]:
-  """`top_k`, and the softmax probability [B] of all the items that it leaves out."""
-  ranked = top_k(scores, k)
-  listed = jax.nn.logsumexp(ranked.scores, axis=1) - jax.nn.logsumexp(scores, axis=1)
-  return ranked, jnp.clip(-jnp.expm1(listed), 0.0, 1.0)
-
-
 def scorer(module: nn.Module, variables: dict, rows: str = "users") -> Callable[..., Array]:
   """score(rows [b], candidates [b, C] or None for all) -> [b, C], the network's tables computed once.
 
@@ -125,36 +109,52 @@ def scorer(module: nn.Module, variables: dict, rows: str = "users") -> Callable[
   return score
 
 
+@functools.cache
+def _best(select, k):  # cached, so that equal functions are one compilation
+  return functools.partial(select, k=k)
+
+
 def network_top_k(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool,
-                  rows: str = "users") -> Ranked:
-  """The k best items of every user by a network, [U, k] (or users of every item). Not inside jit."""
-  return network_soft_labels(module, variables, seen, k=k, exclude_seen=exclude_seen, rows=rows)[0]
+                  rows: str = "users", guess: Array | None = None) -> Ranked:
+  """The k best items of every user by a network, [U, k] (or users of every item). Not inside jit.
+
+  `guess` [U, k], an earlier such list, does not change the result: it makes it faster.
+  """
+  if guess is None:
+    return _by_block(module, variables, seen, (), _best(top_k, k), exclude_seen, rows)
+  padding = seen.blocks.users.size - guess.shape[0]
+  guesses = jnp.pad(guess, ((0, padding), (0, 0))).reshape(*seen.blocks.users.shape, k)
+  return _by_block(module, variables, seen, (guesses,), top_k_near, exclude_seen, rows)
 
 
 def network_soft_labels(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool,
                         rows: str = "users") -> tuple[Ranked, Array]:
   """(the k best items of every user [U, k], the probability [U] of all others)."""
-  function = lambda x: _soft_labels(module, variables, x, k=k, exclude_seen=exclude_seen, rows=rows)
-  parts = on_cores(function, seen.blocks)
+  return _by_block(module, variables, seen, (), _best(top_k_and_tail, k), exclude_seen, rows)
+
+
+def _by_block(module, variables, seen, given, select, exclude_seen, rows):
+  """`select(scores [BLOCK, I], *of given)` of every block of users, the results one after the other."""
+  function = lambda x: _select(module, variables, *x, select=select, exclude_seen=exclude_seen, rows=rows)
+  parts = on_cores(function, (seen.blocks, given))
   num_rows = seen.starts.shape[0] - 1
   # Part p holds every len(parts)-th block from the p-th on.
   join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_rows]
   return jax.tree.map(join, *parts)
 
 
-@functools.partial(jax.jit, static_argnames=("module", "k", "exclude_seen", "rows"))
-def _soft_labels(module, variables, blocks: Blocks, *, k, exclude_seen, rows):
-  """As `network_soft_labels`, [blocks, BLOCK, ...]."""
+@functools.partial(jax.jit, static_argnames=("module", "select", "exclude_seen", "rows"))
+def _select(module, variables, blocks: Blocks, given, *, select, exclude_seen, rows):
   score = scorer(module, variables, rows)
 
   def block(x):
-    users, seen_rows, items = x
+    (users, seen_rows, items), given = x
     scores = score(users)
     if exclude_seen:
       scores = scores.at[seen_rows, items].set(-jnp.inf, mode="drop")
-    return top_k_and_tail(scores, k)
+    return select(scores, *given)
 
-  return jax.lax.map(block, blocks)
+  return jax.lax.map(block, (blocks, given))
 
 
 def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:

@@ -85,7 +85,7 @@ def init(rng: Array, run: Run, given: Given, batch: Batch) -> TrainState:
   params = {"networks": networks, "adapters": {}}
   for j, edge in enumerate(edges(run)):
     if edge.kd.adapter is not None:
-      student, teacher, target = _edge_outputs(run, given, params, edge, batch, {}, jnp.zeros((), jnp.int32))
+      student, teacher, target = edge_outputs(run, given, params, edge, batch)
       rngs = {n: jax.random.fold_in(rng, 1000 + j) for n in ("params", "noise")}
       params["adapters"][edge.key] = edge.kd.adapter.init(rngs, student, teacher, target)["params"]
   return TrainState(jnp.zeros((), jnp.int32), params, run.optimizer.init(params))
@@ -190,9 +190,10 @@ def _teacher(run, edge, outs, target) -> Outputs:
   return jax.lax.stop_gradient(teacher)
 
 
-def _edge_outputs(run, given, params, edge, batch, targets, epoch):
+def edge_outputs(run: Run, given: Given, params: dict, edge: Edge, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
+  """(student, teacher, target) of one edge at epoch 0, before anything was sampled."""
   alone = run._replace(kds=((edge.weight, edge.kd),))
-  heard = _outputs(alone, given, params, batch, targets, epoch)[1]
+  heard = _outputs(alone, given, params, batch, {}, jnp.zeros((), jnp.int32))[1]
   return next(heard[e.key] for e in edges(alone) if (e.learner, e.teachers) == (edge.learner, edge.teachers))
 
 

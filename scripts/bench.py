@@ -13,6 +13,7 @@ FLAGS = cli.define(
     kds=("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
     methods=("boolean", False, "Time every method at its defaults instead."),
     batch_size=("integer", 2048, "Interactions per step."),
+    warmup=("integer", 30, "Plain epochs before the first timing: ranked lists settle as the student learns."),
     repeats=("integer", 7, "Timings after the warm-up; the median counts."),
     out=("string", None, "Write the timings to this JSON file."))
 
@@ -25,12 +26,14 @@ def main(values):
     cli.lookup.parse_sum("losses", kd, "kds")
   from kd_jax import artifacts, benchmark
 
-  results = {}
-  print(f"{benchmark.machine()}\n{'seconds':44s}{'median':>9s}{'min':>9s}{'max':>9s}{'drawing':>9s}{'first':>9s}")
-  for name, seconds in benchmark.run(values.data, values.model, values.teacher_model, kds, batch_size=values.batch_size,
-                                     repeats=values.repeats, data_dir=values.data_dir, cache_dir=values.cache_dir):
+  results, columns = {}, ("median", "min", "max", "drawing", "needed", "first")
+  print(f"{benchmark.machine()}\n{'seconds':44s}{''.join(f'{c:>9s}' for c in columns)}")
+  timings = benchmark.run(values.data, values.model, values.teacher_model, kds, batch_size=values.batch_size,
+                          repeats=values.repeats, warmup=values.warmup, data_dir=values.data_dir,
+                          cache_dir=values.cache_dir)
+  for name, seconds in timings:
     results[name] = seconds
-    cells = [f"{seconds[k]:9.3f}" if k in seconds else " " * 9 for k in ("median", "min", "max", "drawing", "first")]
+    cells = [f"{seconds[c]:9.3f}" if c in seconds else " " * 9 for c in columns]
     print(f"{name:44s}{''.join(cells)}", flush=True)
   if values.out:
     command = " ".join(["python scripts/bench.py", *(f"--{k}={values[k].value}" for k in values if values[k].present)])

@@ -1,0 +1,37 @@
+"""Counted arithmetic against arithmetic by hand."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from kd_jax import flops
+
+A, B = jnp.ones((3, 5)), jnp.ones((5, 7))
+PRODUCT = 2 * 3 * 5 * 7
+
+
+def test_a_product_costs_three_with_both_gradients_and_two_with_one():
+  assert flops.with_gradient(lambda a, b: jnp.sum(a @ b), (A, B)) == 3 * PRODUCT
+  assert flops.with_gradient(lambda a: jnp.sum(a @ B), (A,)) == 2 * PRODUCT
+
+
+@pytest.mark.parametrize("wrap", [jax.jit, jax.checkpoint])
+def test_what_is_computed_again_counts_once(wrap):
+  assert flops.with_gradient(wrap(lambda a, b: jnp.sum(jnp.tanh(a @ b))), (A, B)) == 3 * PRODUCT
+
+
+def test_a_loop_counts_every_turn_and_a_condition_its_dearer_branch():
+  def loop(a):
+    return jax.lax.scan(lambda total, row: (total + jnp.sum(row @ B), None), 0.0, jnp.stack([a] * 4))[0]
+
+  assert flops.with_gradient(loop, (A,)) == 4 * 2 * PRODUCT
+  branches = lambda a: jax.lax.cond(a[0, 0] > 0, lambda: jnp.sum(a @ B), lambda: jnp.sum(a))
+  assert flops.with_gradient(branches, (A,)) == 2 * PRODUCT
+
+
+def test_indices_have_no_gradient():
+  assert flops.with_gradient(lambda a, i: jnp.sum(a[i] @ B), (A, jnp.array([0, 2]))) == 2 * (2 * 2 * 5 * 7)
+
+
+def test_the_speed_is_that_of_a_machine():
+  assert 1e8 < flops.rate(256, 2) < 1e15

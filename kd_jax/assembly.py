@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from kd_jax import (
+    batches,
     data,
     evaluate,
     lookup,
@@ -17,6 +19,7 @@ from kd_jax import (
     neighbours,
     parallel,
     resample,
+    sequences,
     tasks,
     teachers,
     train,
@@ -35,6 +38,7 @@ class Setup(NamedTuple):
   teachers: list[teachers.Teacher]
   features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
   warm_start: transfer.WarmStart | None
+  plan: Callable[[int], Batch]  # the batches of an epoch, see `batches.plan`
 
 
 @functools.cache
@@ -80,11 +84,12 @@ def setup(values: flags.FlagValues) -> Setup:
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near)
+  plan = _planner(values, networks, learners, dataset)
   # Finds out whether the methods fit the networks.
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example_batch(values)))
+  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example_batch(values, plan)))
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
-  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset))
+  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan)
 
 
 def _frozen(values) -> tuple[str, ...]:
@@ -111,6 +116,18 @@ def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
   for line in vectors.describe(dataset, features):
     print(line)
   return described, features
+
+
+def _planner(values, networks, learners, dataset):
+  """The plan of an epoch: of single interactions, or of sequences if a learner reads such."""
+  lengths = {networks[name].length for name in learners if getattr(networks[name], "reads_sequences", False)}
+  if len(lengths) > 1:
+    raise InputError(f"--peer: student and peer read sequences of different lengths, {sorted(lengths)}")
+  if not lengths:
+    return lambda epoch: batches.plan(values.seed, epoch, dataset.train, values.batch_size, values.kd_per)
+  sequences.rows_per_step(values.batch_size, *lengths)
+  packing = sequences.pack(dataset.train, *lengths)
+  return lambda epoch: sequences.plan(values.seed, epoch, dataset.train, packing, values.batch_size, values.kd_per)
 
 
 def _learners(values, dataset) -> tuple[dict, list]:
@@ -167,10 +184,9 @@ def _check_lengths(stored, lists, dataset):
     print(f"--teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are not distilled")
 
 
-def example_batch(values: flags.FlagValues) -> Batch:
+def example_batch(values: flags.FlagValues, plan: Callable[[int], Batch]) -> Batch:
   """A batch of the shapes of training, to initialise with."""
-  rows, items = jnp.zeros(values.batch_size, jnp.int32), jnp.zeros((values.batch_size, 1 + values.negatives), jnp.int32)
-  weight = jnp.ones(values.batch_size)
-  return {"users": rows, "items": items, "weight": weight, "items_weight": jnp.ones(items.shape), "position": rows,
-          "kd_users": rows,
-          "kd_users_weight": weight, "kd_items": rows, "kd_items_weight": weight}
+  first = {k: jnp.asarray(v[0]) for k, v in plan(1).items() if k != "rows"}
+  rows = jnp.zeros(first["weight"].shape, jnp.int32)
+  items = jnp.zeros((*rows.shape, 1 + values.negatives), jnp.int32)
+  return first | {"users": rows, "items": items, "items_weight": jnp.ones(items.shape)}

@@ -26,7 +26,12 @@ def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: st
   steps = -(-len(order) // batch_size)
   rows = np.pad(order, (0, steps * batch_size - len(order))).reshape(steps, batch_size)
   weight = (np.arange(rows.size) < len(order)).astype(np.float32).reshape(rows.shape)
-  batch = {"rows": rows, "weight": weight}
+  return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per)
+
+
+def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: str) -> Batch:
+  """`kd_users`, `kd_items` and their weights of batches of interactions, see `plan`."""
+  batch = {}
   for side, column in (("kd_users", train.users), ("kd_items", train.items)):
     batch[side], batch[f"{side}_weight"] = _distinct(column[rows], weight, kd_per)
   return batch
@@ -45,12 +50,12 @@ def _distinct(entries, weight, kd_per):
 
 @functools.partial(jax.jit, static_argnames=("negatives", "num_items", "kd_per"))
 def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, negatives: int, num_items: int,
-         kd_per: str = "interaction", positions: Array | None = None) -> Batch:
+         kd_per: str = "interaction") -> Batch:
   """Turns a `plan` into batches: `users` [S, B] and `items` [S, B, 1 + negatives], the positive first.
 
   Negatives are uniform over the items that the user has not seen in training. `items_weight` is the
   weight of the items as entities: with kd_per="user", 1 only where an item is first met in the batch.
-  `position` [S, B], with `positions` [N], is the place of the interaction in its user's history.
+  What else the plan says stays.
   """
   rows = plan["rows"]
   users, positives = users[rows], items[rows]
@@ -61,8 +66,7 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, neg
   if kd_per == "user":
     weight = weight * jax.vmap(lambda i, w: _first(i, w, num_items))(items, weight)
   batch = {k: v for k, v in plan.items() if k != "rows"}
-  batch |= {"users": users, "items": items, "items_weight": weight}
-  return batch if positions is None else batch | {"position": positions[rows]}
+  return batch | {"users": users, "items": items, "items_weight": weight}
 
 
 def _first(items, weight, num_items):
@@ -72,14 +76,14 @@ def _first(items, weight, num_items):
   return (first[items] == place).astype(jnp.float32)
 
 
-def positions(train: Interactions) -> np.ndarray:
-  """The place [N] of every interaction in its user's history: by time, else in the order of the source."""
-  by_user = np.argsort(train.users, kind="stable") if train.timestamps is None else np.lexsort(
+def by_time(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
+  """Interactions by user and time, else in the order of the source [N], and each one's place in its history [N]."""
+  order = np.argsort(train.users, kind="stable") if train.timestamps is None else np.lexsort(
       (train.timestamps, train.users))
-  users = train.users[by_user]
+  users = train.users[order]
   place = np.empty(len(users), np.int32)
-  place[by_user] = np.arange(len(users)) - np.searchsorted(users, users)
-  return place
+  place[order] = np.arange(len(users)) - np.searchsorted(users, users)
+  return order, place
 
 
 def to_device(train: Interactions, num_users: int, num_items: int) -> tuple[Array, Array]:

@@ -54,7 +54,7 @@ _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate",
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup")
 _CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
-            "split": ("validation", "test")}
+            "split": ("validation", "test"), "history": ("train", "train+validation")}
 _PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}
 
 

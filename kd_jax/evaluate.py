@@ -34,6 +34,18 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evalu
   return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users, cold)
 
 
+def with_history(dataset: Dataset, history: str) -> Dataset:
+  """The data as models read it that are to predict the test split: `history` is "train" or "train+validation".
+
+  Of training interactions alone, or of validation's too, which come later: sequences, inputs and graphs of
+  models that have such (`constants`). Parameters are what they are, so other models do not change.
+  """
+  if history == "train":
+    return dataset
+  pairs = zip(dataset.train, dataset.validation, strict=True)
+  return dataset._replace(train=Interactions(*(None if a is None else np.concatenate([a, b]) for a, b in pairs)))
+
+
 def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
                  cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """(evaluated users [V], {metric: [V]}) of a network, every item a candidate.

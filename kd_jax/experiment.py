@@ -71,7 +71,7 @@ def run_training(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _info(values, ready) -> dict[str, Any]:
-  batch = assembly.example_batch(values)
+  batch = assembly.example_batch(values, ready.plan)
   shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, batch))
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes.params["networks"][train.STUDENT])]
   return {
@@ -101,7 +101,7 @@ def _validate(values, ready, layout, params) -> dict[str, float]:
 
 def _train(values, ready, sources) -> dict[str, Any]:
   root = jax.random.key(values.seed)
-  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, assembly.example_batch(values))
+  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, assembly.example_batch(values, ready.plan))
   if ready.warm_start is not None:
     own = transfer.start(state.params["networks"][train.STUDENT], ready.warm_start.found)
     state = state._replace(params=state.params | {"networks": state.params["networks"] | {train.STUDENT: own}})
@@ -154,7 +154,6 @@ def _epoch_function(values, ready, sources, rng):
   """epoch(state, number from 1) -> (state, losses, seconds); a function of seed, number and state alone."""
   run, given, dataset = ready.run, ready.given, ready.dataset
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  positions = jnp.asarray(batches.positions(dataset.train))
   compiled = parallel.compile_epoch(run, values.parallel, values.batch_size)
   lists = None
 
@@ -162,9 +161,8 @@ def _epoch_function(values, ready, sources, rng):
     nonlocal lists
     start = time.perf_counter()
     batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
-    plan = batches.plan(values.seed, number, dataset.train, values.batch_size, values.kd_per)
-    batch = batches.draw(batch_rng, plan, users, items, sources.seen["users"], negatives=values.negatives,
-                         num_items=dataset.num_items, kd_per=values.kd_per, positions=positions)
+    batch = batches.draw(batch_rng, ready.plan(number), users, items, sources.seen["users"],
+                         negatives=values.negatives, num_items=dataset.num_items, kd_per=values.kd_per)
     lists = resample.learner_lists(run, state.params, given, sources, number - 1, lists)
     targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory,
                                jnp.int32(number - 1), run=run)

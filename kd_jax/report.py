@@ -15,8 +15,9 @@ from kd_jax.base import InputError
 _OVERLAP = 10  # k of teacher-student overlap@k
 
 
-def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False, sampled: int = 0,
-                 sampled_seed: int = 0, teacher: str | None = None, student: str | None = None,
+def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False,
+                 history: str = "train", sampled: int = 0, sampled_seed: int = 0,
+                 teacher: str | None = None, student: str | None = None,
                  data_dir: str | None = None, cache_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best epoch of a run, chosen on validation, and writes RUN/test.json (or validation.json).
 
@@ -29,15 +30,19 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   dataset = data.load(info["data"], data_dir, cache_dir, splits=("train", "validation", "test"))
   if dataset.hashes != info["hashes"]:
     raise InputError(f"--run={run}: its data has changed since")
-  found = _metrics(run, dataset, split, mask_validation, sampled, sampled_seed)
+  if history != "train" and split != "test":
+    raise InputError(f"--history={history}: only on the test split")
+  measure = lambda r: _metrics(r, dataset, split, mask_validation, history, sampled, sampled_seed)
+  found = measure(run)
   report = {"run": str(run), "data": info["data"], "synthetic": info["synthetic"], "split": split,
-            "candidates": _candidates(split, mask_validation), "users": found.pop("users"), "metrics": found,
+            "candidates": _candidates(split, mask_validation), "history": history,
+            "users": found.pop("users"), "metrics": found,
             "model": info["model"], "parameters": info["parameters"], "bytes": info["bytes"],
             "epochs": result["epochs"], "training_seconds": result["seconds"]}
   if teacher:
     report |= _against_teacher(run, teacher, dataset, info)
   if teacher and student:
-    other = [_metrics(r, dataset, split, mask_validation, sampled, sampled_seed) for r in (teacher, student)]
+    other = [measure(r) for r in (teacher, student)]
     report["transfer_ratio"] = {k: metrics.transfer_ratio(other[0][k], other[1][k], v) for k, v in found.items()}
   artifacts.write_json_atomic(pathlib.Path(run) / f"{split}.json", report)
   return report
@@ -48,8 +53,8 @@ def _candidates(split, mask_validation) -> str:
   return f"all items but the user's {masked} items"
 
 
-def _metrics(run, dataset, split, mask_validation, sampled, sampled_seed) -> dict[str, float]:
-  module, variables = teachers.network(run, dataset)
+def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_seed) -> dict[str, float]:
+  module, variables = teachers.network(run, evaluate.with_history(dataset, history))
   users, values = evaluate.full_ranking(module, variables, evaluate.layout(dataset, split, mask_validation))
   found = {"users": len(users)} | evaluate.means(values)
   if sampled:

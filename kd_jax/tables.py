@@ -4,7 +4,7 @@
   flags                    flags of every run
   metrics                  the columns; cut-offs of `evaluate.CUTOFFS`
   seeds                    how many, unless --seeds says otherwise
-  evaluate                 {mask_validation = false, sampled = 0}
+  evaluate                 {mask_validation = false, history = "train", sampled = 0}
   teacher_row, student_row the rows between which the transfer ratio is measured
   [[row]]  row, flags      a run; `teacher = "row"` distils from that row's run of the same seed
            published       {"recall@10" = 0.0283}, and `source` of the table
@@ -121,7 +121,7 @@ def _result(table, reports, seeds) -> dict[str, Any]:
   first = next(iter(reports.values()))[0]
   return {"table": table["name"], "title": table["title"], "source": table.get("source"), "seeds": seeds,
           "data": first["data"], "synthetic": first["synthetic"], "candidates": first["candidates"],
-          "users": first["users"], "kd_jax": __version__, "rows": rows}
+          "history": first["history"], "users": first["users"], "kd_jax": __version__, "rows": rows}
 
 
 def _summary(values, published) -> dict[str, Any]:
@@ -156,10 +156,11 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   synthetic = "SYNTHETIC DATA: says nothing about people. " if result["synthetic"] else ""
   about = " ".join(table.get("about", "").split())
   published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
+  history = "" if result["history"] == "train" else ", histories with validation items"
   note = (f"{synthetic}{result['seeds']} seeds, mean ± standard deviation"
           f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
           f"and teacher that a row closes; test split, "
-          f"{result['candidates']} as candidates, {result['users']:,} users. Data: `{result['data']}`.")
+          f"{result['candidates']} as candidates{history}, {result['users']:,} users. Data: `{result['data']}`.")
   return "\n".join([f"# {table['title']}", "", about, "", *lines, "", note, ""])
 
 

@@ -97,7 +97,7 @@ def _init(module, rng, constants, batch):
   return variables.get("params", {})
 
 
-_CONTEXT = ("users", "items", "position")  # fields of a batch that networks read
+_CONTEXT = ("users", "items", "position", "place")  # fields of a batch that networks read
 
 
 def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | None = None) -> dict[str, Outputs]:

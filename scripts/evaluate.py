@@ -13,6 +13,8 @@ FLAGS = cli.define(
     run=("string", None, "Run directory to evaluate."),
     split=("string", "test", "test or validation."),
     mask_validation=("boolean", False, "On test, leave validation items out of the candidates."),
+    history=("string", "train", "On test, what a model with inputs of interactions (sequences, graphs) reads: train or "
+             "train+validation, as is usual for sequences."),
     sampled=("integer", 0, "Also rank each held-out item among this many unseen ones (499 in the literature)."),
     sampled_seed=("integer", 0, "Seed of those draws."),
     teacher=("string", None, "Run of its teacher: compression ratio, overlap and transfer ratio."),
@@ -24,9 +26,9 @@ def main(values):
   from kd_jax import report
 
   found = report.evaluate_run(
-      values.run, split=values.split, mask_validation=values.mask_validation, sampled=values.sampled,
-      sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student, data_dir=values.data_dir,
-      cache_dir=values.cache_dir)
+      values.run, split=values.split, mask_validation=values.mask_validation, history=values.history,
+      sampled=values.sampled, sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student,
+      data_dir=values.data_dir, cache_dir=values.cache_dir)
   print(json.dumps(_rounded(found), indent=1))
   print(f"all digits: {values.run}/{values.split}.json")
 

@@ -19,6 +19,7 @@ COUNTS = {  # users, items, train, validation, test
     "gowalla": (29858, 40981, 742879, 67249, 217242),
     "online_retail": (4078, 3149, 212010, 26492, 26573),
     "online_retail(split='loo_last')": (4078, 3149, 256919, 4078, 4078),
+    "beauty": (22363, 12101, 153776, 22363, 22363),
     "movietweetings": (4333, 2414, 52741, 6698, 8616),
 }
 COLD_TEST = {"citeulike(split='derrd')": 258, "citeulike(split='topology')": 299,

@@ -1,7 +1,5 @@
 """The trained models against float64 transcriptions of their papers, and as teachers and learners by script."""
 
-import itertools
-
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -13,7 +11,6 @@ from kd_jax.base import InputError
 from kd_jax.models.cdae import cdae
 from kd_jax.models.lightgcn import _BLOCK, lightgcn, propagate
 from kd_jax.models.neumf import neumf
-from kd_jax.models.sasrec import sasrec
 
 USERS, ITEMS = 12, 40
 
@@ -102,107 +99,6 @@ def test_cdae_corrupts_with_a_key_and_keeps_the_mean(data):
   assert np.array_equal(plain.apply(variables, method="tables", rngs={"dropout": jax.random.key(0)})[0], clean)
 
 
-def normalise(x):
-  centred = x - x.mean()
-  return centred / np.sqrt((centred**2).mean() + 1e-8)
-
-
-def sasrec_state(p, history, length, blocks, heads):
-  """The last state of one history [n], n <= length, without padding."""
-  n, dim = len(history), p["item"].shape[1]
-  x = p["item"][history] * np.sqrt(dim) + p["place"][length - n :]
-  width = dim // heads
-  for b in range(blocks):
-    normal = np.array([normalise(row) for row in x])
-    query, key, value = (normal @ p[f"{k}{b}"] for k in ("query", "key", "value"))
-    mixed = np.zeros_like(x)
-    for t in range(n):
-      for h in range(heads):
-        part = slice(h * width, (h + 1) * width)
-        logits = np.array([query[t, part] @ key[s, part] for s in range(t + 1)]) / np.sqrt(width)
-        attention = np.exp(logits - logits.max())
-        mixed[t, part] = attention / attention.sum() @ value[: t + 1, part]
-    x = x + mixed
-    inner = np.maximum(np.array([normalise(row) for row in x]) @ p[f"inner{b}"] + p[f"inner_bias{b}"], 0)
-    x = x + inner @ p[f"outer{b}"] + p[f"outer_bias{b}"]
-  return normalise(x[-1])
-
-
-@pytest.mark.parametrize(("length", "blocks", "heads"), [(10, 2, 1), (4, 1, 2)])
-def test_sasrec_is_causal_attention_over_the_last_items(data, length, blocks, heads):
-  module = sasrec(USERS, ITEMS, dim=6, length=length, blocks=blocks, heads=heads)
-  variables = make(module, data, scale=0.5)
-  p = in_float64(variables)
-  for u in range(USERS):
-    history = data.train.items[data.train.users == u]  # no time stamps: the order of the source
-    for position in (None, 1, 4):
-      state = sasrec_state(p, history[:position][-length:], length, blocks, heads)
-      batch = {"users": jnp.array([u])} | ({} if position is None else {"position": jnp.array([position])})
-      np.testing.assert_allclose(module.apply(variables, batch).scores[0], p["item"] @ state, rtol=2e-3, atol=2e-4)
-
-
-def test_sasrec_past_does_not_see_the_future(data):
-  module = sasrec(USERS, ITEMS, dim=6, length=8)
-  variables = make(module, data, scale=0.5)
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 8, 6)), jnp.float32)
-  valid = jnp.arange(8) >= jnp.array([[0], [3]])
-  states = lambda x: module.apply(variables, x, valid, 8, method="encode")
-  influence = np.asarray(jax.jacrev(lambda x: jnp.sin(states(x)).sum(-1))(x))  # [2, 8 states, 2, 8 inputs, 6]
-  for row, first in ((0, 0), (1, 3)):
-    assert np.all(influence[row, :, 1 - row] == 0)
-    for t in range(8):
-      assert np.all(influence[row, t, row, t + 1 :] == 0), "the future"
-      assert np.all(influence[row, t, row, :first] == 0), "padding"
-      if t >= first:
-        assert np.all(np.any(influence[row, t, row, first : t + 1] != 0, axis=-1))
-  assert np.all(np.asarray(states(x))[1, :3] == 0)
-
-
-def test_sasrec_padding_does_not_matter(data):
-  short, long = (sasrec(USERS, ITEMS, dim=6, length=n) for n in (6, 11))
-  variables = make(long, data, scale=0.5)
-  cut = variables | {"params": variables["params"] | {"place": variables["params"]["place"][-6:]}}
-  np.testing.assert_allclose(all_scores(short, cut), all_scores(long, variables), rtol=1e-5, atol=1e-5)
-
-
-def test_sasrec_before_the_first_item_says_nothing_and_stays_finite(data):
-  module = sasrec(USERS, ITEMS, dim=6, length=5)
-  variables = make(module, data)
-  batch = {"users": jnp.array([0, 5]), "items": jnp.array([[1, 2], [3, 4]]), "position": jnp.zeros(2, jnp.int32)}
-  total = lambda p: module.apply(variables | {"params": p}, batch).scores.sum()
-  assert total(variables["params"]) == 0
-  assert all(np.isfinite(g).all() for g in jax.tree.leaves(jax.grad(total)(variables["params"])))
-
-
-def test_sasrec_reads_what_comes_before_the_position_only(data):
-  module = sasrec(USERS, ITEMS, dim=6, length=5)
-  variables = make(module, data)
-  batch = {"users": jnp.arange(USERS), "position": jnp.full(USERS, 3)}
-  starts = np.asarray(variables["constants"]["starts"])
-  later = np.asarray(variables["constants"]["items"]).copy()
-  for start, end in itertools.pairwise(starts):
-    later[start + 3 : end] = (later[start + 3 : end] + 1) % ITEMS
-  changed = variables | {"constants": variables["constants"] | {"items": jnp.asarray(later)}}
-  assert np.array_equal(module.apply(variables, batch).scores, module.apply(changed, batch).scores)
-  assert np.any(all_scores(module, variables) != all_scores(module, changed))
-
-
-def test_sasrec_orders_by_time_and_ties_as_the_source(data):
-  times = np.tile(np.array([5, 1, 1, 9, 0, 5]), USERS)
-  timed = data._replace(train=data.train._replace(timestamps=times))
-  found = sasrec(USERS, ITEMS).constants(timed)
-  for u in range(USERS):
-    own = data.train.items[data.train.users == u]
-    assert found["items"][found["starts"][u] : found["starts"][u + 1]].tolist() == own[[4, 1, 2, 0, 5, 3]].tolist()
-
-
-def test_sasrec_drops_out_with_a_key(data):
-  module = sasrec(USERS, ITEMS, dim=6, length=5, dropout=0.5)
-  variables = make(module, data)
-  dropped = module.apply(variables, {"users": jnp.arange(USERS)}, rngs={"dropout": jax.random.key(0)}).scores
-  assert np.isfinite(dropped).all() and np.any(dropped != all_scores(module, variables))
-
-
 @pytest.mark.parametrize("numbers", [_BLOCK, 1, 35])
 def test_lightgcn_propagates_as_the_dense_matrix_does(data, monkeypatch, numbers):
   monkeypatch.setattr("kd_jax.models.lightgcn._BLOCK", numbers)
@@ -240,14 +136,13 @@ def test_lightgcn_own_gradient_is_that_of_autodiff(data):
     np.testing.assert_allclose(own, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("factory", "arguments"), [(neumf, {"layers": 0}), (cdae, {"corruption": 1.0}),
-                                                    (sasrec, {"dim": 10, "heads": 3}), (sasrec, {"length": 0})])
+@pytest.mark.parametrize(("factory", "arguments"), [(neumf, {"layers": 0}), (cdae, {"corruption": 1.0})])
 def test_wrong_arguments_are_one_line(factory, arguments):
   with pytest.raises(InputError, match="--model="):
     factory(USERS, ITEMS, **arguments)
 
 
-@pytest.mark.parametrize("factory", [neumf, cdae, sasrec, lightgcn])
+@pytest.mark.parametrize("factory", [neumf, cdae, lightgcn])
 def test_traces_for_any_number_of_users_over_numpy_constants(data, factory):
   module = factory(USERS, ITEMS)
   variables = make(module, data, scale=0.1)
@@ -259,8 +154,7 @@ def test_traces_for_any_number_of_users_over_numpy_constants(data, factory):
   np.testing.assert_allclose(program.call(jnp.arange(5)), all_scores(module, variables)[:5], rtol=1e-4, atol=1e-5)
 
 
-TRAINED = {"neumf": "neumf(dim=8)", "cdae": "cdae(dim=16)", "lightgcn": "lightgcn(dim=16, layers=2)",
-           "sasrec": "sasrec(dim=16, length=10, blocks=1)"}
+TRAINED = {"neumf": "neumf(dim=8)", "cdae": "cdae(dim=16)", "lightgcn": "lightgcn(dim=16, layers=2)"}
 
 
 @pytest.fixture(scope="module")

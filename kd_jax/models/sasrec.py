@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Dataset, InputError, Outputs
+from kd_jax.models import histories
 from kd_jax.models.scoring import inner_product
 
 _FAR = -1e9  # a logit whose softmax is exactly zero
@@ -16,7 +17,7 @@ _FAR = -1e9  # a logit whose softmax is exactly zero
 class SASRec(nn.Module):
   """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
 
-  inner_product = True
+  inner_product = reads_sequences = True
   num_users: int
   num_items: int
   dim: int
@@ -37,47 +38,36 @@ class SASRec(nn.Module):
     self.drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
 
   def constants(self, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Histories one after the other: items[starts[u]:starts[u + 1]] [N], oldest first."""
-    users, times = dataset.train.users, dataset.train.timestamps
-    order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
-    starts = np.searchsorted(users[order], np.arange(self.num_users + 1)).astype(np.int32)
-    return {"starts": starts, "items": dataset.train.items[order]}
+    return histories.constants(dataset)
 
   def tables(self):
     return self.item
 
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    history, valid = self.history(batch["users"], batch.get("position"))
-    states = self.encode(item[history] * self.dim**0.5, valid, keep=1)  # [B, 1, D]
-    return inner_product(states[:, 0], item, batch.get("items"))
+    read = histories.read(*(self.get_variable("constants", k) for k in ("starts", "items")), batch, self.length)
+    x = item[read.items] * self.dim**0.5 + jnp.asarray(self.place)[read.places]
+    states = self.encode(x, read.owners, keep=self.length if "place" in batch else 1)
+    return inner_product(states.reshape(-1, self.dim), item, batch.get("items"))
 
-  def history(self, users, position=None):
-    """(last items [B, L] of each history, cut before `position` [B] if given; which are real [B, L])."""
-    starts, items = (jnp.asarray(self.get_variable("constants", k)) for k in ("starts", "items"))
-    end = starts[users + 1] if position is None else starts[users] + position
-    place = end[:, None] + jnp.arange(-self.length, 0)
-    return items[jnp.maximum(place, 0)], place >= starts[users][:, None]
-
-  def encode(self, x, valid, keep: int):
-    """States [B, keep, D] at the last `keep` places of item vectors `x` [B, L, D], `valid` [B, L]."""
-    x = self.drop(x + self.place) * valid[..., None]
+  def encode(self, x, owners, keep: int):
+    """States [R, keep, D] at the last `keep` places of vectors `x` [R, L, D] with their `owners` [R, L]."""
+    x = self.drop(x) * (owners > 0)[..., None]
     for n, weights in enumerate(self.weights):
-      x = self._block(weights, x, valid, keep if n == self.blocks - 1 else self.length)
-    return _normalise(x)[:, -keep:] * valid[:, -keep:, None]
+      x = self._block(weights, x, owners, keep if n == self.blocks - 1 else self.length)
+    return _normalise(x)[:, -keep:] * (owners > 0)[:, -keep:, None]
 
-  def _block(self, weights, x, valid, keep):
+  def _block(self, weights, x, owners, keep):
     """One block at the last `keep` places."""
     normal, x = _normalise(x), x[:, -keep:]
     split = lambda v, w: (v @ weights[w]).reshape(*v.shape[:2], self.heads, self.dim // self.heads)
     query = split(normal[:, -keep:], "query")
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, split(normal, "key")) * query.shape[-1] ** -0.5
-    past = jnp.tril(jnp.ones((self.length, self.length), bool))[-keep:]
-    logits = jnp.where(past & valid[:, None, None], logits, _FAR)
+    logits = jnp.where(histories.sees(owners, keep)[:, None], logits, _FAR)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), split(normal, "value"))
     x = x + self.drop(mixed.reshape(x.shape))
     inner = jax.nn.relu(_normalise(x) @ weights["inner"] + weights["inner_bias"])
-    return (x + self.drop(inner @ weights["outer"] + weights["outer_bias"])) * valid[:, -keep:, None]
+    return (x + self.drop(inner @ weights["outer"] + weights["outer_bias"])) * (owners > 0)[:, -keep:, None]
 
 
 def _normalise(x):
@@ -101,14 +91,14 @@ def sasrec(num_users: int, num_items: int, dim: int = 64, length: int = 50, bloc
     dropout: of embeddings and layers in training (paper: 0.2 on MovieLens-1M, 0.5 elsewhere). It happens only
       where the frame passes a random key "dropout" to the network.
 
-  In training, a row's history ends before its positive if the batch has `position` [B], the positive's place
-  (from 0) in its user's history, in this model's order; with an empty history the scores are zero. Without
-  `position` the whole history is read, as at scoring time: the positive is in it, the task reconstruction.
+  In training a batch holds whole histories (`kd_jax.sequences`), each in stretches of `length` from its end;
+  every item but the first of a history is predicted once an epoch from those before it in its stretch.
 
-  Departs: a batch holds single positions, not all of a user's, so an epoch costs about `length` times the
-  authors'. Residuals and norms are the paper's x + g(norm(x)) and a last norm as in the authors' code; norms
-  have no gain and bias (Xu et al., NeurIPS 2019, https://arxiv.org/abs/1911.07013). Matrices are Glorot
-  uniform as in the authors' code, biases N(0, 0.01). Raises InputError if heads do not divide dim.
+  Departs: stretches of several users lie side by side in a row, where they do not see each other; the authors'
+  rows are padded and hold a user's last `length` items only. Residuals and norms are the paper's x + g(norm(x))
+  and a last norm as in the authors' code; norms have no gain and bias (Xu et al., NeurIPS 2019,
+  https://arxiv.org/abs/1911.07013). Matrices are Glorot uniform as in the authors' code, biases N(0, 0.01).
+  Raises InputError if heads do not divide dim.
   """
   if dim % heads or blocks < 1 or length < 1:
     raise InputError(f"--model=sasrec: dim={dim} is no multiple of heads={heads}, or blocks or length < 1")

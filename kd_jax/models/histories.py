@@ -1,0 +1,47 @@
+"""What sequence models read: histories, padded one per row, or several side by side."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.base import Array, Batch, Dataset
+
+
+class Read(NamedTuple):
+  """R rows of L places. A place may see those before it in its row that have the same owner."""
+
+  items: Array  # [R, L] int32
+  owners: Array  # [R, L] int32, one more than the user; 0 where nothing is read
+  places: Array  # [R, L] or [1, L] int32, 0..L-1; a history ends at the last
+
+
+def constants(dataset: Dataset) -> dict[str, np.ndarray]:
+  """Histories one after the other: items[starts[u]:starts[u + 1]] [N], oldest first, ties as in the source."""
+  users, times = dataset.train.users, dataset.train.timestamps
+  order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
+  starts = np.searchsorted(users[order], np.arange(dataset.num_users + 1)).astype(np.int32)
+  return {"starts": starts, "items": dataset.train.items[order]}
+
+
+def read(starts: Array, items: Array, batch: Batch, length: int) -> Read:
+  """What comes before each example of a batch of sequences, or else the last items of each user.
+
+  A batch with `place` [R * L] is one of sequences, see `kd_jax.sequences`: `users` and `position` of its
+  examples then stand in rows of L, and the item that is read at each place is the one before the example.
+  """
+  starts, items, users = jnp.asarray(starts), jnp.asarray(items), batch["users"]
+  if "place" in batch:
+    users, position, places = (batch[k].reshape(-1, length) for k in ("users", "position", "place"))
+    return Read(items[jnp.maximum(starts[users] + position - 1, 0)], users + 1, places)
+  index = starts[users + 1][:, None] + jnp.arange(-length, 0)
+  owners = jnp.where(index >= starts[users][:, None], users[:, None] + 1, 0)
+  return Read(items[jnp.maximum(index, 0)], owners, jnp.arange(length)[None])
+
+
+def sees(owners: Array, keep: int) -> Array:
+  """[R, keep, L]: which places each of the last `keep` may read, itself among them."""
+  past = jnp.tril(jnp.ones((owners.shape[1],) * 2, bool))[-keep:]
+  return past & (owners[:, -keep:, None] == owners[:, None]) & (owners[:, None] > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -45,3 +46,9 @@ def sees(owners: Array, keep: int) -> Array:
   """[R, keep, L]: which places each of the last `keep` may read, itself among them."""
   past = jnp.tril(jnp.ones((owners.shape[1],) * 2, bool))[-keep:]
   return past & (owners[:, -keep:, None] == owners[:, None]) & (owners[:, None] > 0)
+
+
+def normalise(x: Array) -> Array:
+  """Zero mean and unit variance along the last axis; zeros stay zeros."""
+  x = x - x.mean(-1, keepdims=True)
+  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-8)

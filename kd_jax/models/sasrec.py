@@ -9,6 +9,7 @@ import numpy as np
 
 from kd_jax.base import Dataset, InputError, Outputs
 from kd_jax.models import histories
+from kd_jax.models.histories import normalise
 from kd_jax.models.scoring import inner_product
 
 _FAR = -1e9  # a logit whose softmax is exactly zero
@@ -55,25 +56,19 @@ class SASRec(nn.Module):
     x = self.drop(x) * (owners > 0)[..., None]
     for n, weights in enumerate(self.weights):
       x = self._block(weights, x, owners, keep if n == self.blocks - 1 else self.length)
-    return _normalise(x)[:, -keep:] * (owners > 0)[:, -keep:, None]
+    return normalise(x)[:, -keep:] * (owners > 0)[:, -keep:, None]
 
   def _block(self, weights, x, owners, keep):
     """One block at the last `keep` places."""
-    normal, x = _normalise(x), x[:, -keep:]
+    normal, x = normalise(x), x[:, -keep:]
     split = lambda v, w: (v @ weights[w]).reshape(*v.shape[:2], self.heads, self.dim // self.heads)
     query = split(normal[:, -keep:], "query")
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, split(normal, "key")) * query.shape[-1] ** -0.5
     logits = jnp.where(histories.sees(owners, keep)[:, None], logits, _FAR)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), split(normal, "value"))
     x = x + self.drop(mixed.reshape(x.shape))
-    inner = jax.nn.relu(_normalise(x) @ weights["inner"] + weights["inner_bias"])
+    inner = jax.nn.relu(normalise(x) @ weights["inner"] + weights["inner_bias"])
     return (x + self.drop(inner @ weights["outer"] + weights["outer_bias"])) * (owners > 0)[:, -keep:, None]
-
-
-def _normalise(x):
-  """Zero mean and unit variance along the last axis; zeros stay zeros."""
-  x = x - x.mean(-1, keepdims=True)
-  return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-8)
 
 
 def sasrec(num_users: int, num_items: int, dim: int = 64, length: int = 50, blocks: int = 2, heads: int = 1,
@@ -100,6 +95,6 @@ def sasrec(num_users: int, num_items: int, dim: int = 64, length: int = 50, bloc
   https://arxiv.org/abs/1911.07013). Matrices are Glorot uniform as in the authors' code, biases N(0, 0.01).
   Raises InputError if heads do not divide dim.
   """
-  if dim % heads or blocks < 1 or length < 1:
-    raise InputError(f"--model=sasrec: dim={dim} is no multiple of heads={heads}, or blocks or length < 1")
+  if dim % heads:
+    raise InputError(f"--model=sasrec: dim={dim} is no multiple of heads={heads}")
   return SASRec(num_users, num_items, dim, length, blocks, heads, dropout)

@@ -253,14 +253,13 @@ def test_wrong_arguments_are_one_line(call):
     lookup.build("models", lookup.parse("models", call, "model"), num_users=2, num_items=2)
 
 
-@pytest.mark.parametrize("model", ["sasrec(dim=16, length=10, blocks=1)", "gru4rec(dim=16, length=10)"])
-def test_movielens_is_learnt_and_evaluated_with_validation_as_history(model, flags, real_data, tmp_path):
+def test_movielens_is_learnt_and_evaluated_with_validation_as_history(flags, real_data, tmp_path):
   from kd_jax import experiment
 
   run = str(tmp_path / "run")
-  experiment.run_training(flags("--data=movielens(split='loo_last')", f"--data_dir={real_data}", f"--model={model}",
-                                "--loss=bce", "--epochs=3", "--eval_every=3", "--learning_rate=0.005",
-                                f"--workdir={run}"))
+  experiment.run_training(flags("--data=movielens(split='loo_last')", f"--data_dir={real_data}",
+                                "--model=sasrec(dim=16, length=10, blocks=1)", "--loss=bce", "--epochs=3",
+                                "--eval_every=3", "--learning_rate=0.005", f"--workdir={run}"))
   lines = [line["loss"]["base"] for line in runs.read_metrics(run)]
   assert len(lines) == 3 and lines[2] < lines[0]
   with pytest.raises(InputError, match="only on the test split"):

@@ -136,7 +136,7 @@ def _add_transfer(table, rows):
   ends = [by_name.get(table.get(key)) for key in ("teacher_row", "student_row")]
   if None in ends:
     return
-  distilled = [row["row"] for row in table["row"] if "teacher" in row]
+  distilled = [row["row"] for row in table["row"] if any(f.startswith("--kd=") for f in row.get("flags", []))]
   for row in rows:
     if row["row"] in distilled:
       row["transfer_ratio"] = {

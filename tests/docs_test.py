@@ -1,4 +1,4 @@
-"""What the documents show is executed: files, tests and commands of docs/add_a_loss.md, and the generated page."""
+"""What the documents show is executed: their files, tests and commands, and the generated page."""
 
 import os
 import pathlib
@@ -22,21 +22,55 @@ def test_the_page_of_methods_is_up_to_date():
   assert (ROOT / "docs/methods.md").read_text() == methods_page.write(), "run: python scripts/methods_page.py"
 
 
-def test_the_worked_example_works(tmp_path, real_data):
-  document = ROOT / "docs/add_a_loss.md"
+def follow(document, folder, real_data):
+  """Writes the files of a document to `folder` and returns its commands, and a function that runs one there."""
   for block in blocks(document, "python"):
-    (tmp_path / block.splitlines()[0].removeprefix("# ")).write_text(block)
-  shutil.copytree(ROOT / "scripts", tmp_path / "scripts")
+    (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
+  shutil.copytree(ROOT / "scripts", folder / "scripts")
   path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-  environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "KD_JAX_DATA": str(real_data)}
-  commands = [line for block in blocks(document, "bash") for line in block.splitlines()]
+  modules = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+  environment = os.environ | {"PATH": path, "PYTHONPATH": modules, "KD_JAX_DATA": str(real_data)}
+
+  def run(command):
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+  return [line for block in blocks(document, "bash") for line in block.splitlines()], run
+
+
+def test_the_worked_example_works(tmp_path, real_data):
+  commands, run = follow(ROOT / "docs/add_a_loss.md", tmp_path, real_data)
   assert len(commands) == 3
   for command in commands:
-    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    run(command)
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "docs/add_a_loss.md"])
+@pytest.fixture(scope="module")
+def importing(tmp_path_factory, real_data):
+  """The commands of docs/import_a_teacher.md, of which the first has been run."""
+  commands, run = follow(ROOT / "docs/import_a_teacher.md", tmp_path_factory.mktemp("import"), real_data)
+  assert commands[0] == "python write_train.py" and len(commands) == 7
+  run(commands[0])
+  return commands, run
+
+
+@pytest.mark.parametrize(("name", "coverage"), [
+    ("svd", "embeddings of width 32 of all 942 users and 1,447 items"), ("als", "embeddings of width 64 of all 942"),
+    ("lists", "of 847 of 942 users")])
+def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
+  if name == "als":
+    pytest.importorskip("implicit", reason="pip install implicit to run the part of it in docs/import_a_teacher.md")
+  commands, run = importing
+  write, train = (c for c in commands if f"{name}.py" in c or f"from_{name}" in c)
+  run(write)
+  said = run(train)
+  assert coverage in said
+  assert float(re.search(r"validation .*ndcg@10 ([\d.]+)", said)[1]) > 0.12  # popularity: 0.1
+
+
+@pytest.mark.parametrize("name", [
+    "README.md", "CONTRIBUTING.md", "docs/add_a_loss.md", "docs/import_a_teacher.md", "docs/settings.md"])
 def test_paths_named_in_documents_exist(name):
   for path in re.findall(r"`((?:kd_jax|configs|scripts|docs|tests)/[\w/.]+)`", (ROOT / name).read_text()):
     if "NAME" not in path and "confident" not in path:

@@ -17,14 +17,14 @@ def dllm2rec(k: int = 10, position: float = 0.3, confidence: float = 0.5, consis
   c = softmax of the teacher's scores, o_i = 1 if the item is in the student's top k too.
 
   Args:
-    k: length of the lists. The teacher may be a soft-label store written from any ranked lists.
+    k: length of the lists. The teacher may be a file, --teacher=file:PATH, of ranked lists with confidences.
     position: weight of the teacher's order.
     confidence: weight of the teacher's confidence.
     consistency: weight of agreement with the student.
     decay: how fast p falls.
 
   Departs from the authors' code: confidence there is exp(-distance) between a generated description and the
-  item, so a store for it holds -distance as scores; the negative's term there is -log sigmoid(1 - s), and its
+  item, so a file for it holds -distance; the negative's term there is -log sigmoid(1 - s), and its
   item the one of the base loss; the student's list is of every step, here of every epoch, without training
   items. The distributionally robust term and the distillation of text embeddings are not part of it.
   """

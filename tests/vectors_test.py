@@ -125,6 +125,15 @@ def test_a_run_finds_the_features_that_it_was_trained_with(train, vectors, tmp_p
   assert program.stat().st_size < 4 * 4 * (dataset.num_users + dataset.num_items) * 10
 
 
+def test_a_run_on_cold_items_is_told_how_it_does_on_them(flags, tmp_path):
+  data_call = "synthetic(users=60, items=120, interactions_per_user=16, split='cold_items', ratios=(0.6, 0.2, 0.2))"
+  experiment.run_training(flags(f"--data={data_call}", "--model=pop()", f"--workdir={tmp_path / 'run'}"))
+  found = report.evaluate_run(str(tmp_path / "run"))["metrics"]
+  lost = data.load(data_call, splits=("train", "test"))
+  never = len(set(lost.test.items.tolist()) - set(lost.train.items.tolist()))
+  assert never >= 20 and found["recall@5(cold)"] < found["recall@5"] < found["recall@5(warm)"]
+
+
 def best_parameters(directory):
   best, _ = checkpoint.restore_best(directory)
   return {name: value.tobytes() for name, value in best["student"]["item"].items()}
@@ -139,5 +148,7 @@ def test_a_teacher_with_content_teaches_a_student_of_ids_and_the_other_way_round
   module, variables = teachers.network(str(content), dataset)
   assert module.item_features.vectors == (("text", 6),)
   np.testing.assert_allclose(np.linalg.norm(variables["constants"]["item"]["text"], axis=1), 1, rtol=1e-5)
+  with pytest.raises(InputError, match=r"content: saw other item_features than .* give --data="):
+    teachers.load(str(content), dataset._replace(hashes=dataset.hashes | {"item_features": "0"}))
   back = train("back", f"--features={vectors}", "--model=two_tower(dim=4, ids=False)", RRD, f"--teacher={teacher}")
   assert runs.read_info(back)["features"][0]["known"] == dataset.num_items

@@ -37,8 +37,8 @@ def test_rows_of_another_domain_are_found_by_id(domains, flags, capsys):
   values = flags(domains.b, "--model=mf(dim=4)", f"--init_from={domains.run}", "--workdir=x")
   ready = assembly.setup(values)
   source = assembly.setup(flags(domains.a, "--model=mf(dim=4)", "--workdir=x")).dataset
-  fresh = train.init(jax.random.key(3), ready.run, ready.given, assembly.example_batch(values))
-  fresh = jax.tree.map(np.asarray, fresh.params["networks"]["student"])
+  rng, sizes = np.random.default_rng(3), {"user": ready.dataset.num_users, "item": ready.dataset.num_items}
+  fresh = {side: rng.normal(size=(size, 4)).astype(np.float32) for side, size in sizes.items()}
   found, trained = transfer.start(fresh, ready.warm_start.found), best(domains.run)
   shared = {"user": 0, "item": 0}
   for side in shared:

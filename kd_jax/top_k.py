@@ -31,29 +31,39 @@ def top_k_near(scores: Array, guess: Array) -> Ranked:
   """`top_k` for k = K, two to three times faster where most of them are in `guess` [B, K], e.g. an earlier list.
 
   XLA's top-k on a CPU is a heap, whose cost is in the items that enter it. Here the guess enters first, in its
-  order, then the best groups of the others; if these may not be all that belong in the list, the rows are
-  ranked anew.
+  order, then the best groups of the others; if these may not be all that belong in the list, all others.
   """
   k, size = guess.shape[1], scores.shape[1] // _STRIDES
   looked_into = max(16, round(_NEWCOMERS * k))
   if size <= looked_into:
     return top_k(scores, k)
-  rows, known = jnp.arange(scores.shape[0])[:, None], jnp.maximum(guess, 0)
+  rows, known = jnp.arange(scores.shape[0])[:, None], jnp.maximum(guess, 0).astype(jnp.int32)
   scores = _computed(_one_zero(scores))
+  own = scores.at[rows, known].get(mode="promise_in_bounds")
   others = _computed(scores.at[rows, known].set(-jnp.inf, mode="promise_in_bounds"))
   # Group g holds items g, g + size, ...: an elementwise maximum of slices vectorises, a reduction would not.
   slices = [others[:, n * size : (n + 1) * size] for n in range(_STRIDES)]
   peaks, groups = _computed(jax.lax.top_k(functools.reduce(jnp.maximum, slices), looked_into))
   members = (groups[:, :, None] + size * jnp.arange(_STRIDES)).reshape(scores.shape[0], -1)
-  rest = jnp.broadcast_to(jnp.arange(_STRIDES * size, scores.shape[1]), (scores.shape[0], scores.shape[1] % _STRIDES))
-  items = _computed(jnp.concatenate([known, members, rest], axis=1).astype(jnp.int32))
-  own = scores.at[rows, known].get(mode="promise_in_bounds")
-  newcomers = others.at[rows, items[:, k:]].get(mode="promise_in_bounds")
-  best, place = _computed(jax.lax.top_k(_computed(jnp.concatenate([own, newcomers], axis=1)), k + 1))
-  listed = _exchange_equal(Ranked(jnp.take_along_axis(items, place[:, :k], axis=1), best[:, :k]))
-  last = best[:, k - 1]
-  certain = (guess >= 0).all() & (last > best[:, k]).all() & (last > peaks[:, -1]).all() & ~_misplaced(listed).any()
-  return jax.lax.cond(certain, lambda: listed, lambda: top_k(scores, k))
+  everyone = jnp.broadcast_to(jnp.arange(scores.shape[1], dtype=jnp.int32), scores.shape)
+  members = _computed(jnp.concatenate([members.astype(jnp.int32), everyone[:, _STRIDES * size :]], axis=1))
+  listed, certain = _after(known, own, members, others.at[rows, members].get(mode="promise_in_bounds"))
+  certain &= (guess >= 0).all() & (listed.scores[:, -1] > peaks[:, -1]).all()
+
+  def of_everyone():
+    listed, certain = _after(known, own, everyone, others)
+    return jax.lax.cond(certain & (guess >= 0).all(), lambda: listed, lambda: top_k(scores, k))
+
+  return jax.lax.cond(certain, lambda: listed, of_everyone)
+
+
+def _after(known, own, items, scores) -> tuple[Ranked, Array]:
+  """(the best of known and other items [B, ...] by their scores, whether that is certain in spite of equal scores)."""
+  k = known.shape[1]
+  best, place = _computed(jax.lax.top_k(_computed(jnp.concatenate([own, scores], axis=1)), k + 1))
+  found = jnp.take_along_axis(jnp.concatenate([known, items], axis=1), place[:, :k], axis=1)
+  listed = _exchange_equal(Ranked(found, best[:, :k]))
+  return listed, (best[:, k - 1] > best[:, k]).all() & ~_misplaced(listed).any()
 
 
 # XLA would else compute things again in each fusion that reads them, at several times the cost.

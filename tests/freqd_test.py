@@ -141,7 +141,7 @@ def test_edges_are_dropped_afresh_and_kept_ones_make_up_for_it(data):
   (edge,), (adapter,) = train.edges(run), params["adapters"].values()
 
   def filtered(key):
-    student, teacher, target = train._edge_outputs(run, given, params, edge, batch, {}, jnp.int32(0))
+    student, teacher, target = train.edge_outputs(run, given, params, edge, batch)
     return edge.kd.adapter.apply({"params": adapter}, student, teacher, target, rngs={"noise": key}), target
 
   many = jax.jit(jax.vmap(lambda key: filtered(key)[0]))(jax.random.split(jax.random.key(1), 1000))
@@ -151,7 +151,7 @@ def test_edges_are_dropped_afresh_and_kept_ones_make_up_for_it(data):
   assert np.std(many.teacher, axis=0)[np.asarray(target["neighbour_weights"]).any(axis=1)].min() > 0
   undropped = run._replace(kds=((1.0, freqd(neighbours=K, hidden=1.4, keep=1.0)),))
   (whole,) = train.edges(undropped)
-  heard = train._edge_outputs(undropped, given, params, whole, batch, {}, jnp.int32(0))
+  heard = train.edge_outputs(undropped, given, params, whole, batch)
   expected = jax.jit(whole.kd.adapter.apply)({"params": adapter}, *heard, rngs={"noise": jax.random.key(1)})
   for found, mean in zip(many, expected, strict=True):
     error = np.std(found, axis=0) / np.sqrt(1000)

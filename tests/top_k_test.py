@@ -53,10 +53,11 @@ def test_a_guess_of_a_row_with_too_few_items_is_no_item():
   assert ranked.scores[0].tolist() == [2.0, 1.0, -np.inf, -np.inf]
 
 
-def test_where_the_guess_is_good_nothing_is_ranked_anew(monkeypatch):
+def test_without_equal_scores_nothing_is_ranked_as_if_there_were_no_guess(monkeypatch):
   scores = np.random.default_rng(0).normal(size=(USERS, ITEMS)).astype(np.float32)
   anew = lambda scores, k: top_k.Ranked(jnp.full((USERS, k), -7, jnp.int32), jnp.zeros((USERS, k)))
   monkeypatch.setattr(top_k, "top_k", anew)
-  assert np.array_equal(top_k.top_k_near(scores, best(scores, 30)).items, best(scores, 30))
-  worst = best(-scores, 30)
-  assert (np.asarray(top_k.top_k_near(scores, worst).items) == -7).all()
+  for guess in (best(scores, 30), best(-scores, 30)):
+    assert np.array_equal(top_k.top_k_near(scores, guess).items, best(scores, 30))
+  scores[0] = 1.0
+  assert (np.asarray(top_k.top_k_near(scores, best(-scores, 30)).items) == -7).all()

@@ -46,7 +46,10 @@ class Filter(nn.Module):
                                 self.param(f"{side}_{name}_bias", uniform(m), (n,)))
     (w1, b1), (w2, b2) = layer("hidden", ds, width), layer("out", width, dt)
     relu = lambda x: nn.relu(x @ w1 + b1)
-    mixed = by_row(lambda row: filtered(relu(row[0]), relu(row[1]), row[2]), (own, near, edges))
+    # Neighbour by neighbour, [rows, width] at a time: all neighbours' hidden layers would not fit in a cache.
+    mix = lambda own, near, edges: (1 - self.alpha) * relu(own) + sum(
+        edge * relu(x) for edge, x in zip(edges, near, strict=True))
+    mixed = by_row(lambda row: mix(*row), (own, near, edges))
     return mixed @ w2 + (1 - self.alpha + jnp.sum(edges, axis=1, keepdims=True)) * b2
 
 

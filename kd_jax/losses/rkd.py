@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax.base import KD
-from kd_jax.losses.experts import by_row, entity, unit
+from kd_jax.losses.experts import by_row, entity
 
 _TINY = 1e-9
 
 
-def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int = 32) -> KD:
+def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int = 16) -> KD:
   """Relational knowledge distillation (RKD): Park, Kim, Lu, Cho, CVPR 2019, https://arxiv.org/abs/1904.05068.
 
   distance_weight * RKD-D + angle_weight * RKD-A, h being the Huber loss of threshold 1:
@@ -35,22 +35,38 @@ def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int 
   def loss(student, teacher, batch):
     key, weight = entity(batch), batch["weight"]
     chosen, chosen_key, chosen_weight = _draw(key, weight, batch["epoch"], min(anchors, key.shape[0]))
-    s_of, t_of = student.query[chosen], teacher.query[chosen]
+    sides = [_products(x.query, chosen) for x in (student, teacher)]
 
     def relations(row):
-      s_i, t_i, of = row[0], row[1], chosen_weight * (chosen_key != row[2])
-      towards = [s_of - s_i, t_of - t_i]
-      distances = [jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=1), 1e-16)) for x in towards]
-      s_cosine, t_cosine = (u @ u.T for u in map(unit, towards))
-      pairs = of[:, None] * of * (1 - jnp.eye(len(of)))
-      return distances, of, _mean(optax.huber_loss(s_cosine, t_cosine), pairs, axis=(0, 1))
+      of, pairs = chosen_weight * (chosen_key != row[1]), jnp.eye(len(chosen)) == 0
+      distances, cosines = zip(*(_seen_from(own, among) for own, (_, among) in zip(row[0], sides, strict=True)),
+                               strict=True)
+      return distances, of, _mean(optax.huber_loss(*cosines), of[:, None] * of * pairs, axis=(0, 1))
 
-    (s_distance, t_distance), of, angle = by_row(relations, (student.query, teacher.query, key))
+    (s_distance, t_distance), of, angle = by_row(relations, ([own for own, _ in sides], key))
     scaled = (d / _mean(d, weight[:, None] * of, axis=(0, 1)) for d in (s_distance, t_distance))
     distance = _mean(optax.huber_loss(*scaled), of, axis=1)
     return distance_weight * distance + angle_weight * angle
 
   return KD(loss, teacher_scores=False, rows="entities", in_batch=True)
+
+
+def _products(x, chosen):
+  """((squared length [E] of every row of x [E, D], products with the chosen [E, n]), products [n, n] among them).
+
+  All distances and angles follow from these, without differences [E, n, D]. The origin is in the midst of the
+  chosen, so that little is lost in subtractions.
+  """
+  x = x - jax.lax.stop_gradient(jnp.mean(x[chosen], axis=0))
+  return (jnp.sum(x * x, axis=1), x @ x[chosen].T), x[chosen] @ x[chosen].T
+
+
+def _seen_from(own, among):
+  """(distances [n] of one row to the chosen, cosines [n, n] of the angles that they span there)."""
+  length, towards = own
+  spanned = among - towards[:, None] - towards + length
+  distance = jnp.sqrt(jnp.maximum(jnp.diagonal(spanned), 1e-16))
+  return distance, spanned / (distance[:, None] * distance)
 
 
 def _mean(x, weight, axis):

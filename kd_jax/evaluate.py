@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -13,7 +14,9 @@ from kd_jax import metrics, ranking, resample
 from kd_jax.base import Dataset, InputError, Interactions
 
 CUTOFFS = (5, 10, 20, 50)
-_BY_WARMTH = ("recall", "ndcg")  # given again for items with and without training interactions
+_BLOCK = 512  # held-out items whose sampled candidates are scored at a time
+_OTHER = {"warm": "cold", "popular": "unpopular"}
+_BY_GROUP = ("recall", "ndcg")  # given again for groups of held-out items
 
 
 class Evaluation(NamedTuple):
@@ -22,7 +25,7 @@ class Evaluation(NamedTuple):
   layout: ranking.HeldOut
   where: np.ndarray  # [M, 2]
   users: np.ndarray  # [M]
-  cold: np.ndarray  # [M] bool, is the item in no training interaction?
+  groups: dict[str, np.ndarray]  # {name: [M] bool}, held-out items that are also counted alone
 
 
 def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evaluation:
@@ -30,8 +33,20 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evalu
   held = getattr(dataset, split)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
   held_out, where = ranking.held_out(held, masked, dataset.num_items)
-  cold = ~np.isin(held.items, dataset.train.items)
-  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users, cold)
+  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users, _groups(dataset, held.items))
+
+
+def _groups(dataset, items) -> dict[str, np.ndarray]:
+  """Warm items, cold ones (in no training interaction), and halves of equal total popularity in training."""
+  popularity = np.bincount(dataset.train.items, minlength=dataset.num_items)
+  order = np.argsort(-popularity, kind="stable")
+  total = np.cumsum(popularity[order])
+  popular = np.zeros(dataset.num_items, bool)
+  popular[order] = 2 * total - popularity[order] < total[-1]  # where the middle of its share falls, as in UnKD
+  halves = {"warm": popularity > 0, "popular": popular}
+  groups = {name: mask[items] for name, mask in halves.items()}
+  groups = {name: mask for name, mask in groups.items() if mask.any() and not mask.all()}
+  return groups | {_OTHER[name]: ~mask for name, mask in groups.items()}
 
 
 def with_history(dataset: Dataset, history: str) -> Dataset:
@@ -50,25 +65,26 @@ def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
                  cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """(evaluated users [V], {metric: [V]}) of a network, every item a candidate.
 
-  Where some held-out items are cold (in no training interaction) and others not, also "recall@10(cold)" and
-  "recall@10(warm)", the same for NDCG: one kind of held-out items counted alone, for the users that have some.
-  All items compete in either. Raises InputError where scores are not finite.
+  Of groups of held-out items (cold and warm, popular and unpopular; where there are both) also
+  "recall@10(cold)", and NDCG: these items counted alone, NaN for a user that has none; all items compete.
+  Raises InputError where scores are not finite.
   """
   lines = np.asarray(ranking.network_ranks(module, variables, evaluation.layout))
   ranks = lines[evaluation.where[:, 0], evaluation.where[:, 1]]
   if (ranks == -2).any():
     raise InputError(f"the scores of user {evaluation.users[ranks == -2][0]} (index) are not finite")
   users, values = metrics.per_user(evaluation.users, ranks, cutoffs)
-  if evaluation.cold.any() and not evaluation.cold.all():
-    for word, kept in (("warm", ~evaluation.cold), ("cold", evaluation.cold)):
-      _, own = metrics.per_user(evaluation.users[kept], ranks[kept], cutoffs)
-      values |= {f"{name}({word})": value for name, value in own.items() if name.startswith(_BY_WARMTH)}
+  for name, kept in evaluation.groups.items():
+    who, own = metrics.per_user(evaluation.users[kept], ranks[kept], cutoffs)
+    for metric in (m for m in own if m.startswith(_BY_GROUP)):
+      values[f"{metric}({name})"] = np.full(len(users), np.nan)
+      values[f"{metric}({name})"][np.searchsorted(users, who)] = own[metric]
   return users, values
 
 
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:
-  """Means over the users of each metric."""
-  return {name: float(np.mean(value)) for name, value in values.items()}
+  """Means of each metric over the users that have a value."""
+  return {name: float(np.nanmean(value)) for name, value in values.items()}
 
 
 def sampled_candidates(dataset: Dataset, held: Interactions, n: int, seed: int) -> np.ndarray:
@@ -83,19 +99,28 @@ def sampled_candidates(dataset: Dataset, held: Interactions, n: int, seed: int) 
 
 
 def sampled_ranking(module: nn.Module, variables: dict, held: Interactions, candidates: np.ndarray,
-                    cutoffs: tuple[int, ...] = CUTOFFS) -> dict[str, np.ndarray]:
-  """{"hit@10(sampled 499)": [M]}: each held-out item ranked among its own `candidates` [M, n] only.
+                    cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(users [V], {"hit@10(sampled 499)": [V]}): each held-out item ranked among its own `candidates` [M, n] only.
 
-  A protocol of the literature; not comparable with full ranking (Krichene, Rendle, KDD 2020).
+  Of a user with several held-out items the mean over these. A protocol of the literature; not comparable with
+  full ranking (Krichene, Rendle, KDD 2020).
   """
   items = np.concatenate([held.items[:, None], candidates], axis=1)
-  tables = module.apply(variables, method="tables")
-  score = jax.jit(lambda v, t, users, items: module.apply(v, {"users": users, "items": items}, t).scores)
-  scores = np.concatenate([np.asarray(score(variables, tables, held.users[i : i + 1024], items[i : i + 1024]))
-                           for i in range(0, len(items), 1024)])
+  blocks = -(-len(items) // _BLOCK)
+  pad = lambda x: np.resize(x, (blocks * _BLOCK, *x.shape[1:])).reshape(blocks, _BLOCK, *x.shape[1:])
+  scores = np.asarray(_listed_scores(module, variables, pad(held.users), pad(items))).reshape(-1, items.shape[1])
+  scores = scores[: len(items)]
   if not np.isfinite(scores).all():
     raise InputError("the scores are not finite")
   own = scores[:, :1]
   above = (scores > own) | ((scores == own) & (items < items[:, :1]))
   _, values = metrics.per_user(np.arange(len(items)), above.sum(axis=1), cutoffs)
-  return {f"{k}(sampled {candidates.shape[1]})": v for k, v in values.items()}
+  users, inverse, counts = np.unique(held.users, return_inverse=True, return_counts=True)
+  of_user = lambda v: np.bincount(inverse, v) / counts
+  return users, {f"{k}(sampled {candidates.shape[1]})": of_user(v) for k, v in values.items()}
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _listed_scores(module, variables, users, items):
+  score = ranking.scorer(module, variables)
+  return jax.lax.map(lambda x: score(*x), (users, items))

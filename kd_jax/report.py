@@ -13,6 +13,7 @@ from kd_jax import artifacts, data, evaluate, metrics, ranking, runs, teachers
 from kd_jax.base import InputError
 
 _OVERLAP = 10  # k of teacher-student overlap@k
+_VALUES = "values of users"
 
 
 def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False,
@@ -21,6 +22,7 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
                  data_dir: str | None = None, cache_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best epoch of a run, chosen on validation, and writes RUN/test.json (or validation.json).
 
+  Every metric's value of every user goes to RUN/test_values, see `user_values`.
   With `teacher`, a run on the same data: compression ratio and overlap@10. With `student` too, the plain
   student: the transfer ratio of every metric. Raises InputError.
   """
@@ -32,20 +34,44 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
     raise InputError(f"--run={run}: its data has changed since")
   if history != "train" and split != "test":
     raise InputError(f"--history={history}: only on the test split")
-  measure = lambda r: _metrics(r, dataset, split, mask_validation, history, sampled, sampled_seed)
-  found = measure(run)
-  report = {"run": str(run), "data": info["data"], "synthetic": info["synthetic"], "split": split,
-            "candidates": _candidates(split, mask_validation), "history": history,
-            "users": found.pop("users"), "metrics": found,
+  chosen = options(mask_validation, history, sampled, sampled_seed)
+  users, values = _metrics(run, dataset, split, **chosen)
+  found = evaluate.means(values)
+  report = {"run": str(run), "data": info["data"], "synthetic": info["synthetic"], "split": split, "options": chosen,
+            "candidates": _candidates(split, mask_validation), "users": len(users), "metrics": found,
+            "cold_test_share": dataset.report["audit"].get("cold_test_share"),
             "model": info["model"], "parameters": info["parameters"], "bytes": info["bytes"],
             "epochs": result["epochs"], "training_seconds": result["seconds"]}
   if teacher:
     report |= _against_teacher(run, teacher, dataset, info)
   if teacher and student:
-    other = [measure(r) for r in (teacher, student)]
+    other = [evaluate.means(_metrics(r, dataset, split, **chosen)[1]) for r in (teacher, student)]
     report["transfer_ratio"] = {k: metrics.transfer_ratio(other[0][k], other[1][k], v) for k, v in found.items()}
+  _save_values(run, split, dataset.user_ids[users], values)
   artifacts.write_json_atomic(pathlib.Path(run) / f"{split}.json", report)
   return report
+
+
+def options(mask_validation: bool = False, history: str = "train", sampled: int = 0,
+            sampled_seed: int = 0) -> dict[str, Any]:
+  """What of a protocol is chosen when evaluating, as test.json records it."""
+  return {"mask_validation": mask_validation, "history": history, "sampled": sampled, "sampled_seed": sampled_seed}
+
+
+def _save_values(run, split, ids, values):
+  with artifacts.writing(pathlib.Path(run) / f"{split}_values", _VALUES, {"metrics": sorted(values)}) as folder:
+    np.savez_compressed(folder / "values.npz", user_ids=ids.astype(np.str_), **values)
+
+
+def user_values(run: str | pathlib.Path, split: str, wanted: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(ids of the evaluated users [V], {metric: [V] float64}) of an evaluated run, those of `wanted` that there are.
+
+  NaN where a user has no item of a metric's group. Raises InputError: not evaluated, or damaged.
+  """
+  folder = pathlib.Path(run) / f"{split}_values"
+  metadata = artifacts.read(folder, _VALUES)
+  with np.load(folder / "values.npz", allow_pickle=False) as file:
+    return file["user_ids"], {name: file[name] for name in wanted if name in metadata["metrics"]}
 
 
 def _candidates(split, mask_validation) -> str:
@@ -53,15 +79,15 @@ def _candidates(split, mask_validation) -> str:
   return f"all items but the user's {masked} items"
 
 
-def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_seed) -> dict[str, float]:
+def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_seed):
+  """(evaluated users [V], {metric: [V]})."""
   module, variables = teachers.network(run, evaluate.with_history(dataset, history))
   users, values = evaluate.full_ranking(module, variables, evaluate.layout(dataset, split, mask_validation))
-  found = {"users": len(users)} | evaluate.means(values)
   if sampled:
     held = getattr(dataset, split)
     candidates = evaluate.sampled_candidates(dataset, held, sampled, sampled_seed)
-    found |= evaluate.means(evaluate.sampled_ranking(module, variables, held, candidates))
-  return found
+    values |= evaluate.sampled_ranking(module, variables, held, candidates)[1]
+  return users, values
 
 
 def _against_teacher(run, teacher, dataset, info) -> dict[str, Any]:

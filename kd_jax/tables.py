@@ -6,8 +6,12 @@
   seeds                    how many, unless --seeds says otherwise
   evaluate                 {mask_validation = false, history = "train", sampled = 0}
   teacher_row, student_row the rows between which the transfer ratio is measured
-  [[row]]  row, flags      a run; `teacher = "row"` distils from that row's run of the same seed
-           published       {"recall@10" = 0.0283}, and `source` of the table
+  compare                  [["row", "other row"], ...] to test for significance; default: every distilled row with
+                           student_row, and the best distilled row with every other
+  tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest of these is how far from a
+                           published value ours may be, in units, in shares of it, in our std over seeds
+  [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed
+           published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
 """
 
 from __future__ import annotations
@@ -19,12 +23,27 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax import __version__, artifacts, assembly, cli, experiment, metrics, report, runs
+from kd_jax import (
+    __version__,
+    artifacts,
+    assembly,
+    cli,
+    experiment,
+    figures,
+    metrics,
+    report,
+    runs,
+    significance,
+    table_page,
+)
 from kd_jax.base import InputError
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
-_KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "row"}
-_ROW_KEYS = {"row", "flags", "teacher", "published", "note"}
+_KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
+         "tolerance", "row"}
+_ROW_KEYS = {"row", "flags", "teacher", "published", "tolerance", "note"}
+_TOLERANCES = {"absolute", "relative", "stds"}
+_GROUPS = ("warm", "cold", "popular", "unpopular")
 
 
 def load(name: str) -> dict[str, Any]:
@@ -48,14 +67,28 @@ def _check(path, table):
   unknown = set(table) - _KEYS
   for row in table["row"]:
     unknown |= set(row) - _ROW_KEYS
+  for part in (table, *table["row"]):
+    unknown |= set(part.get("tolerance", {})) - _TOLERANCES
   if unknown:
     raise InputError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
   names = [row.get("row") for row in table["row"]]
   for row in table["row"]:
-    if row.get("teacher", names[0]) not in names or names.count(row.get("row")) != 1:
+    if other := set(row.get("published", {})) - set(table["metrics"]):
+      raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
+    if not set(_teachers(row)) <= set(names) or names.count(row.get("row")) != 1:
       raise InputError(f"{path}: row {row.get('row')!r} is named twice or its teacher is no row")
     values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))
     assembly.metrics_cutoffs(values)
+  mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
+  missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
+  if missing or any(len(pair) != 2 for pair in table.get("compare", [])):
+    raise InputError(f"{path}: compare, teacher_row and student_row name rows (compare: pairs of them), not "
+                     f"{', '.join(map(repr, sorted(missing)))}")
+
+
+def _teachers(row) -> list[str]:
+  found = row.get("teacher", [])
+  return [found] if isinstance(found, str) else found
 
 
 def _definition():
@@ -65,7 +98,7 @@ def _definition():
 def _arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
   arguments = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
   if "teacher" in row:
-    arguments.append(f"--teacher={run_dir(runs_dir, row['teacher'], seed)}")
+    arguments.append(f"--teacher={','.join(str(run_dir(runs_dir, name, seed)) for name in _teachers(row))}")
   return arguments
 
 
@@ -91,20 +124,23 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
     reports[row["row"]].append(found)
     print(f"{number}/{total}  {row['row']}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
           f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
+  monitor = runs.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / runs.RESULT)["monitor"]
   result = _result(table, reports, seeds)
+  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor}
   root = pathlib.Path(workdir)
   artifacts.write_json_atomic(root / f"{table['name']}.json", result)
-  (root / f"{table['name']}.md").write_text(markdown(table, result))
-  figure(result, root / f"{table['name']}.png")
+  (root / f"{table['name']}.md").write_text(table_page.markdown(table, result))
+  figures.draw(result, _curves(table, seeds, runs_dir, monitor), root / f"{table['name']}.png")
   return result
 
 
 def _evaluate(table, directory, values) -> dict[str, Any]:
   """test.json of a finished run, made once."""
-  options = table.get("evaluate", {})
-  stored = directory / runs.TEST
+  stored, options = directory / runs.TEST, table.get("evaluate", {})
   if stored.exists() and stored.stat().st_mtime >= (directory / runs.RESULT).stat().st_mtime:
-    return runs.read_json(stored)
+    found = runs.read_json(stored)
+    if found.get("options") == report.options(**options):
+      return found
   return report.evaluate_run(str(directory), data_dir=values.data_dir, cache_dir=values.cache_dir, **options)
 
 
@@ -112,22 +148,78 @@ def _result(table, reports, seeds) -> dict[str, Any]:
   rows = []
   for row in table["row"]:
     made = reports[row["row"]]
-    found = {m: _summary([r["metrics"][m] for r in made], row.get("published", {}).get(m)) for m in table["metrics"]}
+    found = {m: _summary([r["metrics"][m] for r in made]) for m in table["metrics"]}
+    for metric, published in row.get("published", {}).items():
+      found[metric] |= _judge(found[metric], published, row.get("tolerance", table.get("tolerance")))
+    groups = [name for name in (f"recall@10({group})" for group in _GROUPS) if name in made[0]["metrics"]]
     rows.append({"row": row["row"], "model": made[0]["model"], "parameters": made[0]["parameters"],
                  "bytes": made[0]["bytes"], "metrics": found, "note": row.get("note"),
+                 "groups": {name: _summary([r["metrics"][name] for r in made]) for name in groups},
                  "epochs": [r["epochs"] for r in made],
                  "training_seconds": [round(r["training_seconds"], 2) for r in made]})
   _add_transfer(table, rows)
   first = next(iter(reports.values()))[0]
   return {"table": table["name"], "title": table["title"], "source": table.get("source"), "seeds": seeds,
-          "data": first["data"], "synthetic": first["synthetic"], "candidates": first["candidates"],
-          "history": first["history"], "users": first["users"], "kd_jax": __version__, "rows": rows}
+          "data": first["data"], "synthetic": first["synthetic"], "cold_test_share": first["cold_test_share"],
+          "candidates": first["candidates"], "history": first["options"]["history"], "users": first["users"],
+          "kd_jax": __version__, "rows": rows}
 
 
-def _summary(values, published) -> dict[str, Any]:
+def _summary(values) -> dict[str, Any]:
   std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-  summary = {"mean": float(np.mean(values)), "std": std, "values": values}
-  return summary if published is None else summary | {"published": published}
+  return {"mean": float(np.mean(values)), "std": std, "values": values}
+
+
+def _judge(summary, published, tolerance) -> dict[str, Any]:
+  """The difference from a published value, and with a tolerance the verdict: within, above or below it."""
+  difference = summary["mean"] - published
+  found = {"published": published, "difference": difference}
+  if tolerance is None:
+    return found
+  allowed = max(tolerance.get("absolute", 0.0), tolerance.get("relative", 0.0) * abs(published),
+                tolerance.get("stds", 0.0) * (summary["std"] or 0.0))
+  verdict = "within" if abs(difference) <= allowed else "above" if difference > 0 else "below"
+  return found | {"tolerance": allowed, "verdict": verdict}
+
+
+def _compare(table, reports, runs_dir) -> list[dict[str, Any]]:
+  """Significance tests between rows; none where runs were evaluated on different users."""
+  values, users = {}, set()
+  for row, made in reports.items():
+    found = [report.user_values(run_dir(runs_dir, row, seed), "test", table["metrics"]) for seed in range(len(made))]
+    users |= {tuple(ids.tolist()) for ids, _ in found}
+    values[row] = {m: np.stack([v[m] for _, v in found]) for m in table["metrics"] if m in found[0][1]}
+    if len(users) > 1 or len(values[row]) < len(table["metrics"]):
+      return []
+  return significance.compare_rows(values, _pairs(table, reports), table["metrics"])
+
+
+def _pairs(table, reports) -> list[tuple[str, str]]:
+  """The pairs of rows to compare, see `compare` above."""
+  if "compare" in table:
+    return [tuple(pair) for pair in table["compare"]]
+  distilled, student = _distilled(table), table.get("student_row")
+  pairs = [(row, student) for row in distilled if student]
+  if distilled:
+    best = max(distilled, key=lambda row: np.mean([r["metrics"][table["metrics"][0]] for r in reports[row]]))
+    pairs += [(best, row) for row in reports if row not in (best, student)]
+  return pairs
+
+
+def _distilled(table) -> list[str]:
+  return [row["row"] for row in table["row"] if any(flag.startswith("--kd=") for flag in row.get("flags", []))]
+
+
+def _curves(table, seeds, runs_dir, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
+  """{row: [(epochs, validation values) of every seed]} of the rows that have epochs."""
+  found = {}
+  for row in table["row"]:
+    logs = [run_dir(runs_dir, row["row"], seed) / runs.METRICS for seed in range(seeds)]
+    if all(log.exists() for log in logs):
+      lines = [[x for x in runs.read_metrics(log.parent) if metric in x.get("validation", {})] for log in logs]
+      if all(lines):
+        found[row["row"]] = [([x["epoch"] for x in of], [x["validation"][metric] for x in of]) for of in lines]
+  return found
 
 
 def _add_transfer(table, rows):
@@ -136,57 +228,7 @@ def _add_transfer(table, rows):
   ends = [by_name.get(table.get(key)) for key in ("teacher_row", "student_row")]
   if None in ends:
     return
-  distilled = [row["row"] for row in table["row"] if any(f.startswith("--kd=") for f in row.get("flags", []))]
   for row in rows:
-    if row["row"] in distilled:
+    if row["row"] in _distilled(table):
       row["transfer_ratio"] = {
           m: metrics.transfer_ratio(*(x["metrics"][m]["mean"] for x in (*ends, row))) for m in table["metrics"]}
-
-
-def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
-  """The table as Markdown: mean +- std (published), transfer ratio of the first metric, seconds."""
-  names = list(table["metrics"])
-  head = ["row", "parameters", *names, f"transfer ({names[0]})", "training s"]
-  lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-  for row in result["rows"]:
-    ratio = row.get("transfer_ratio", {}).get(names[0])
-    cells = [row["row"], f"{row['parameters']:,}", *(_cell(row["metrics"][m]) for m in names),
-             "" if ratio is None else f"{ratio:.2f}", f"{np.mean(row['training_seconds']):.1f}"]
-    lines.append("| " + " | ".join(cells) + " |")
-  synthetic = "SYNTHETIC DATA: says nothing about people. " if result["synthetic"] else ""
-  about = " ".join(table.get("about", "").split())
-  published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
-  history = "" if result["history"] == "train" else ", histories with validation items"
-  note = (f"{synthetic}{result['seeds']} seeds, mean ± standard deviation"
-          f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
-          f"and teacher that a row closes; test split, "
-          f"{result['candidates']} as candidates{history}, {result['users']:,} users. Data: `{result['data']}`.")
-  return "\n".join([f"# {table['title']}", "", about, "", *lines, "", note, ""])
-
-
-def _cell(summary) -> str:
-  std = "" if summary["std"] is None else f" ± {summary['std']:.4f}"
-  published = f" ({summary['published']:.4f})" if "published" in summary else ""
-  return f"{summary['mean']:.4f}{std}{published}"
-
-
-def figure(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Bars of the first metric with standard deviations, and published values as crosses."""
-  import matplotlib
-
-  matplotlib.use("Agg")
-  from matplotlib import pyplot
-
-  metric = next(iter(result["rows"][0]["metrics"]))
-  names = [row["row"] for row in result["rows"]]
-  found = [row["metrics"][metric] for row in result["rows"]]
-  drawing, axes = pyplot.subplots(figsize=(1.2 * len(names) + 1.5, 3.2), layout="constrained")
-  axes.bar(names, [x["mean"] for x in found], yerr=[x["std"] or 0 for x in found], color="#7aa6c2", capsize=3)
-  published = [(n, x["published"]) for n, x in zip(names, found, strict=True) if "published" in x]
-  if published:
-    axes.plot(*zip(*published, strict=True), "kx", label="published")
-    axes.legend(frameon=False)
-  axes.set_ylabel(metric)
-  axes.spines[["top", "right"]].set_visible(False)
-  drawing.savefig(path, dpi=120)
-  pyplot.close(drawing)

@@ -1,0 +1,89 @@
+"""The page of a table: results, published values with verdicts, and which differences are significant."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
+  """The table as Markdown: mean +- std (published), transfer ratio of the first metric, seconds; then the rest."""
+  names = list(table["metrics"])
+  head = ["row", "parameters", *names, f"transfer ({names[0]})", "training s"]
+  rows = []
+  for row in result["rows"]:
+    ratio = row.get("transfer_ratio", {}).get(names[0])
+    rows.append([row["row"], f"{row['parameters']:,}", *(_cell(row["metrics"][m]) for m in names),
+                 "" if ratio is None else f"{ratio:.2f}", f"{np.mean(row['training_seconds']):.1f}"])
+  synthetic = "SYNTHETIC DATA: says nothing about people. " if result["synthetic"] else ""
+  about = " ".join(table.get("about", "").split())
+  published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
+  history = "" if result["history"] == "train" else ", histories with validation items"
+  note = (f"{synthetic}{result['seeds']} seeds, mean ± standard deviation"
+          f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
+          f"and teacher that a row closes; test split, "
+          f"{result['candidates']} as candidates{history}, {result['users']:,} users"
+          f"{_cold(result)}. Data: `{result['data']}`.")
+  notes = [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
+  sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
+              _groups(result), _comparisons(result, names[0])]
+  return "\n".join(line for section in sections if section for line in [*section, ""])
+
+
+def _lines(head, rows) -> list[str]:
+  return ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def _cell(summary) -> str:
+  published = f" ({summary['published']:.4f})" if "published" in summary else ""
+  return f"{_mean(summary)}{published}"
+
+
+def _mean(summary) -> str:
+  return f"{summary['mean']:.4f}" + ("" if summary["std"] is None else f" ± {summary['std']:.4f}")
+
+
+def _cold(result) -> str:
+  share = result["cold_test_share"]
+  return f"; {share:.1%} of test interactions are on items without training" if share else ""
+
+
+def _verdicts(table, result) -> list[str]:
+  judged = [(row["row"], metric, x) for row in result["rows"] for metric, x in row["metrics"].items() if "verdict" in x]
+  if not judged:
+    return []
+  rows = [[metric, row, f"{x['published']:.4f}", _mean(x), f"{x['difference']:+.4f}", f"{x['tolerance']:.4f}",
+           x["verdict"]] for row, metric, x in judged]
+  within = sum(x["verdict"] == "within" for _, _, x in judged)
+  return ["## Against the published values", "", f"{table.get('source', '')}".strip(), "",
+          *_lines(["metric", "row", "published", "ours", "difference", "tolerance", "verdict"], rows), "",
+          f"{within} of {len(judged)} values are within the tolerance that was set beforehand."]
+
+
+def _groups(result) -> list[str]:
+  names = list(dict.fromkeys(name for row in result["rows"] for name in row["groups"]))
+  if not names:
+    return []
+  rows = [[f"{row['row']}:", *(_mean(row["groups"][n]) if n in row["groups"] else "" for n in names)]
+          for row in result["rows"]]
+  return ["## Groups of items", "", *_lines(["", *names], rows), "",
+          "Only the group's held-out items count, for users that have some; all items compete. Popular are the most "
+          "popular items that have half of all training interactions; cold ones have none."]
+
+
+def _comparisons(result, metric) -> list[str]:
+  if not result["comparisons"]:
+    return []
+  rows = []
+  for entry in result["comparisons"]:
+    x = entry["metrics"][metric]
+    effect = "" if x["effect_size"] is None else f"{x['effect_size']:+.3f}"
+    rows.append([" − ".join(entry["rows"]), f"{x['difference']:+.4f}", f"[{x['interval'][0]:+.4f}, "
+                 f"{x['interval'][1]:+.4f}]", "" if x["std"] is None else f"{x['std']:.4f}", effect,
+                 f"{x['t_test_holm']:.2g}", f"{x['randomisation_holm']:.2g}"])
+  head = ["rows", "difference", "95 % interval", "std over seeds", "effect size", "p (t)", "p (randomisation)"]
+  return [f"## Differences in {metric}", "", *_lines(head, rows), "",
+          f"A user's values are averaged over the {result['seeds']} seeds first; users are the sample. Bootstrap "
+          "interval over users; Cohen's d of paired differences; two-sided paired t-test and sign-flip randomisation "
+          "test, p after Holm's correction over these rows. All metrics are in the JSON."]

@@ -1,0 +1,139 @@
+"""Tables: what is written is what the runs say; verdicts, comparisons, and configurations that are refused."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from kd_jax import figures, report, significance, tables
+from kd_jax.base import InputError
+
+CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "tables").glob("*.toml"))
+TABLE = """
+title = "A small table"
+source = "A paper"
+seeds = 2
+metrics = ["ndcg@10", "recall@10"]
+student_row = "student"
+teacher_row = "teacher"
+tolerance = {absolute = 0.5, relative = 0.1}
+flags = ["--data=synthetic(users=60, items=240, interactions_per_user=16)", "--epochs=2", "--batch_size=256"]
+[[row]]
+row = "teacher"
+flags = ["--model=mf(dim=8)"]
+note = "said of the teacher"
+[[row]]
+row = "student"
+flags = ["--model=mf(dim=2)"]
+published = {"recall@10" = 0.03}
+[[row]]
+row = "both"
+teacher = ["teacher", "student"]
+flags = ["--model=mf(dim=2)", "--kd=kl(k=10)"]
+published = {"recall@10" = 0.9}
+tolerance = {absolute = 0.01}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("table")
+  (folder / "small.toml").write_text(TABLE)
+  return folder, tables.reproduce(str(folder / "small.toml"), str(folder), None, None, None)
+
+
+def of(folder, row, seed):
+  run = folder / "runs" / f"{row}-seed{seed}"
+  return json.loads((run / "test.json").read_text()), report.user_values(run, "test", ["ndcg@10", "recall@10"])
+
+
+def test_summaries_are_means_of_users_and_seeds(made):
+  folder, result = made
+  assert json.loads((folder / "small.json").read_text()) == json.loads(json.dumps(result))
+  for row in result["rows"]:
+    for metric in ("ndcg@10", "recall@10"):
+      kept = [of(folder, row["row"], seed)[1][1][metric] for seed in range(2)]
+      assert row["metrics"][metric]["values"] == pytest.approx([v.mean() for v in kept])
+      assert row["metrics"][metric]["std"] == pytest.approx(np.std([v.mean() for v in kept], ddof=1))
+    assert set(row["groups"]) >= {"recall@10(popular)", "recall@10(unpopular)"}
+
+
+def test_verdicts_hold_ours_against_the_largest_tolerance(made):
+  rows = {row["row"]: row["metrics"] for row in made[1]["rows"]}
+  student, both = (rows[name]["recall@10"] for name in ("student", "both"))
+  assert (student["verdict"], student["tolerance"]) == ("within", 0.5)
+  assert student["difference"] == pytest.approx(student["mean"] - 0.03)
+  assert (both["verdict"], both["tolerance"]) == ("below", 0.01)
+  assert "verdict" not in rows["student"]["ndcg@10"]
+  summary = {"mean": 0.5, "std": 0.04}
+  assert tables._judge(summary, 0.4, {"absolute": 0.05, "relative": 0.1, "stds": 3})["tolerance"] == pytest.approx(0.12)
+  assert tables._judge(summary, 0.4, {"relative": 0.1})["verdict"] == "above"
+  assert tables._judge(summary | {"std": None}, 0.5, {"stds": 2}) == {
+      "published": 0.5, "difference": 0.0, "tolerance": 0.0, "verdict": "within"}
+
+
+def test_comparisons_are_of_the_users_values_averaged_over_seeds(made):
+  folder, result = made
+  assert [entry["rows"] for entry in result["comparisons"]] == [["both", "student"], ["both", "teacher"]]
+  both, student = (np.mean([of(folder, row, seed)[1][1]["ndcg@10"] for seed in range(2)], axis=0)
+                   for row in ("both", "student"))
+  expected = significance.compare(both, student)
+  found = result["comparisons"][0]["metrics"]["ndcg@10"]
+  assert {k: found[k] for k in expected} == expected and 0 < expected["users"] <= 60
+
+
+def test_the_page_shows_all_of_it(made):
+  page = (made[0] / "small.md").read_text()
+  for words in ("| recall@10 | both | 0.9000 |", "| below |", "| both − student |", "1 of 2 values are within",
+                "- teacher: said of the teacher", "SYNTHETIC", "recall@10(unpopular)", "2 seeds"):
+    assert words in page
+  assert (made[0] / "small.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):
+  folder, before = made
+  kept = shutil.copytree(folder / "runs", tmp_path / "runs")
+  assert tables.reproduce(str(folder / "small.toml"), str(folder), None, None, None) == before
+  path = folder / "masked.toml"
+  path.write_text(TABLE.replace("seeds = 2", "seeds = 2\nevaluate = {mask_validation = true}"))
+  masked = tables.reproduce(str(path), str(folder), None, None, None)
+  assert "validation items" in masked["candidates"] and masked["rows"][0]["metrics"] != before["rows"][0]["metrics"]
+  assert [r["training_seconds"] for r in masked["rows"]] == [r["training_seconds"] for r in before["rows"]]
+  shutil.copytree(kept, folder / "runs", dirs_exist_ok=True)
+
+
+def test_damaged_values_of_users_are_noticed(made, tmp_path):
+  shutil.copytree(made[0] / "runs" / "student-seed0", tmp_path / "run")
+  path = tmp_path / "run" / "test_values" / "values.npz"
+  path.write_bytes(path.read_bytes()[:-9] + b"garbage!!")
+  with pytest.raises(InputError, match=r"values\.npz"):
+    report.user_values(tmp_path / "run", "test", ["ndcg@10"])
+
+
+def test_bands_are_of_the_seeds_that_still_run():
+  epochs, mean, std = figures.band([([1, 2, 3], [0.1, 0.2, 0.4]), ([1, 2], [0.3, 0.2])])
+  assert epochs.tolist() == [1, 2, 3] and mean == pytest.approx([0.2, 0.2, 0.4])
+  assert std == pytest.approx([np.std([0.1, 0.3], ddof=1), 0.0, 0.0])
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_table_is_well_formed(path):
+  table = tables.load(path.stem)
+  assert table["name"] == path.stem
+  published = [row for row in table["row"] if "published" in row]
+  assert not published or (table["source"] and ("tolerance" in table or all("tolerance" in row for row in published)))
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("absolute = 0.01", "absolut = 0.01", "unknown keys absolut"),
+    ('["teacher", "student"]', '["teacher", "no"]', "'both'"), ('student_row = "student"', 'student_row = "x"', "'x'"),
+    ("seeds = 2", 'compare = [["both", "no"]]', "'no'"),
+    ("seeds = 2", 'compare = [["both"]]', "compare"), ('"recall@10" = 0.9', '"recall@7" = 0.9', "recall@7"),
+    ("kl(k=10)", "kll(k=10)", "did you mean kl")])
+def test_what_cannot_be_is_refused(old, new, said, tmp_path):
+  assert TABLE.count(old) == 1
+  (tmp_path / "small.toml").write_text(TABLE.replace(old, new))
+  with pytest.raises(InputError, match=said):
+    tables.load(str(tmp_path / "small.toml"))

@@ -75,6 +75,8 @@ def _check(path, table):
   for row in table["row"]:
     if other := set(row.get("published", {})) - set(table["metrics"]):
       raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
+    if "," in str(row.get("row")):
+      raise InputError(f"{path}: row {row['row']!r}: no commas, they separate teachers")
     if not set(_teachers(row)) <= set(names) or names.count(row.get("row")) != 1:
       raise InputError(f"{path}: row {row.get('row')!r} is named twice or its teacher is no row")
     values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))

@@ -79,7 +79,7 @@ def setup(values: flags.FlagValues) -> Setup:
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
   run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay, _frozen(values)),
-                  values.reduction)
+                  values.reduction, tasks.LOSSES[values.loss] in tasks.ALL_ITEMS)
   _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
@@ -184,9 +184,14 @@ def _check_lengths(stored, lists, dataset):
     print(f"--teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are not distilled")
 
 
+def negatives(values: flags.FlagValues) -> int:
+  """How many are drawn for each interaction: none where the loss is of all items."""
+  return 0 if tasks.LOSSES[values.loss] in tasks.ALL_ITEMS else values.negatives
+
+
 def example_batch(values: flags.FlagValues, plan: Callable[[int], Batch]) -> Batch:
   """A batch of the shapes of training, to initialise with."""
   first = {k: jnp.asarray(v[0]) for k, v in plan(1).items() if k != "rows"}
   rows = jnp.zeros(first["weight"].shape, jnp.int32)
-  items = jnp.zeros((*rows.shape, 1 + values.negatives), jnp.int32)
+  items = jnp.zeros((*rows.shape, 1 + negatives(values)), jnp.int32)
   return first | {"users": rows, "items": items, "items_weight": jnp.ones(items.shape)}

@@ -35,7 +35,8 @@ TRAIN = dict(
     optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
     learning_rate=("float", 1e-3, "Learning rate."),
     weight_decay=("float", 0.0, "Weight decay."),
-    loss=("string", "bpr", "Base loss: bpr, bce or softmax (over the positive and its negatives)."),
+    loss=("string", "bpr", "Base loss: bpr, bce, softmax (over the positive and its negatives) or cross_entropy "
+          "(softmax over all items, no negatives)."),
     kd_per=("string", "interaction", "Weigh a distilled user of a batch by its interactions there, or every user "
             "alike: interaction or user."),
     reduction=("string", "sum", "How per-example losses of a batch are reduced: sum (the literature's) or mean."),
@@ -52,7 +53,7 @@ _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "floa
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "repeats")
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup")
-_CHOICES = {"loss": ("bpr", "bce", "softmax"), "kd_per": ("interaction", "user"),
+_CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy"), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test"), "history": ("train", "train+validation")}
 _PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}

@@ -31,4 +31,11 @@ def softmax(outputs: Outputs, batch: Batch) -> Array:
   return -jax.nn.log_softmax(outputs.scores)[:, 0]
 
 
-LOSSES = {"bpr": bpr, "bce": bce, "softmax": softmax}
+def cross_entropy(outputs: Outputs, batch: Batch) -> Array:
+  """-log softmax of the positive among all items: `outputs` are of all, none is drawn as negative."""
+  positive = jnp.take_along_axis(outputs.scores, batch["items"][:, :1], axis=1)[:, 0]
+  return jax.nn.logsumexp(outputs.scores, axis=1) - positive
+
+
+LOSSES = {"bpr": bpr, "bce": bce, "softmax": softmax, "cross_entropy": cross_entropy}
+ALL_ITEMS = (cross_entropy,)  # losses of the scores of all items

@@ -31,6 +31,7 @@ class Run(NamedTuple):
   loss: Callable[[Outputs, Batch], Array]  # base loss
   optimizer: optax.GradientTransformation
   reduction: str  # "sum" or "mean" over the batch
+  all_items: bool = False  # does the base loss take scores of all items, not of the positive and negatives alone?
 
 
 class TrainState(NamedTuple):
@@ -155,7 +156,8 @@ def _target(edge, given, batch, targets, epoch) -> Batch:
 
 def _outputs(run, given, params, batch, targets, epoch, rng=None):
   """({learner: base Outputs}, {edge key: (student, teacher, target)}), one forward pass per network."""
-  asked = {name: {"base": batch} for name in run.learners}
+  base = {k: v for k, v in batch.items() if k != "items"} if run.all_items else batch
+  asked = {name: {"base": base} for name in run.learners}
   for edge in edges(run):
     target = _target(edge, given, batch, targets, epoch)
     for name in (edge.learner, *edge.teachers):

@@ -6,4 +6,7 @@ what does not depend on the batch, so that scoring many batches computes it once
 whether scores are <query, items> of its outputs. A module that needs
 more of the data than its size (a graph, histories) has `constants(dataset) -> dict of arrays`, which the
 frame hands over as the collection "constants". A baseline in closed form has `fit(dataset) -> params`.
+A module with `reads_sequences` = True and a `length` is trained on batches of `kd_jax.sequences`: it predicts
+every example from what comes before it in its user's history. Without `place` in the batch, as in
+evaluation and distillation, it speaks of a user's whole history.
 """

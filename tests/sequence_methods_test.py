@@ -1,0 +1,120 @@
+"""Every kind of method on batches of sequences, and the loss over all items."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import methods_contract_test as contract
+import numpy as np
+import optax
+import pytest
+
+from kd_jax import batches, lookup, neighbours, ranking, sequences, tasks, train
+
+LENGTH, NEGATIVES = 4, 2
+
+
+def module(call, dataset):
+  return lookup.build("models", lookup.parse("models", call, "model"), num_users=dataset.num_users,
+                      num_items=dataset.num_items)
+
+
+@pytest.fixture(scope="module")
+def batch(wide):
+  """The first batch of sequences of an epoch."""
+  sizes = wide.num_users, wide.num_items
+  plan = sequences.plan(0, 1, wide.train, sequences.pack(wide.train, LENGTH), contract.BATCH, "interaction")
+  seen = jax.tree.map(jnp.asarray, ranking.seen_of(wide.train.users, wide.train.items, *sizes))
+  drawn = batches.draw(jax.random.key(3), plan, *batches.to_device(wide.train, *sizes), seen, negatives=NEGATIVES,
+                       num_items=sizes[1])
+  return jax.tree.map(lambda x: jnp.asarray(x[0]), drawn)
+
+
+def build(dataset, batch, kds, student, teachers):
+  """(run, given, state) of a student and random teachers, all with histories or vectors of their own."""
+  networks = {train.STUDENT: module(student, dataset)}
+  networks |= {f"{train.TEACHER}{n or ''}": module(call, dataset) for n, call in enumerate(teachers)}
+  names = tuple(n for n in networks if n != train.STUDENT)
+  constants = {n: jax.tree.map(jnp.asarray, m.constants(dataset)) for n, m in networks.items()
+               if hasattr(m, "constants")}
+  run = train.Run(tuple(networks.items()), (train.STUDENT,), tuple((train.STUDENT, n) for n in names),
+                  tuple((1.0, kd) for kd in kds), tasks.bce, optax.adam(0.05), "mean")
+  init = jax.jit(train.init, static_argnums=1, compiler_options=contract.QUICKLY)
+  alone = run._replace(learners=names, kds=(), edges=())
+  frozen = init(jax.random.key(1), alone, train.Given({}, constants), {k: batch[k] for k in ("users", "items")})
+  near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
+  given = train.Given(frozen.params["networks"], constants, near)
+  return run, given, init(jax.random.key(2), run, given, batch)
+
+
+@functools.partial(jax.jit, static_argnames="run", compiler_options=contract.QUICKLY)
+def measure(params, teacher, given, batch, targets, *, run):
+  """(losses of each edge, the gradient of each edge's sum to the student and to the teachers)."""
+  def totals(params, teacher):
+    given_teacher = given._replace(params=teacher)
+    found = train.per_example_loss(params, given_teacher, batch, targets, jax.random.key(4), run=run)[1]
+    return jnp.stack([(w * x).sum() for x, w in found.values()]), [x for x, _ in found.values()]
+
+  sums, pull, found = jax.vjp(totals, params, teacher, has_aux=True)
+  return found, *jax.vmap(pull)(jnp.eye(len(sums)))
+
+
+def kind(name):
+  """What the frame does differently for methods: one of each kind is enough, since none sees the base batch."""
+  kd = contract.default(name)
+  return kd.all_teachers, kd.rows, kd.sample is None, kd.adapter is not None, kd.in_batch, bool(kd.neighbours)
+
+
+KINDS = {kind(name): name for name in contract.NAMES}
+
+
+@pytest.mark.parametrize("all_teachers", [False, True])
+def test_every_kind_of_method_teaches_on_batches_of_sequences(wide, batch, all_teachers):
+  names = [name for (hears_all, *_), name in KINDS.items() if hears_all == all_teachers]
+  kds = [contract.default(n) for n in names]
+  teachers = ["hstu(dim=12, length=3, blocks=1)", "mf(dim=10)"][: 1 + all_teachers]
+  run, given, state = build(wide, batch, kds, "sasrec(dim=8, length=4, blocks=1)", teachers)
+  targets = contract.sample(wide, run, given, state.params)
+  found, to_student, to_teacher = measure(state.params, given.params, given, batch, targets, run=run)
+  rows = {side: batch[f"kd_{side}"].shape[0] for side in ("users", "items")}
+  rows["entities"] = rows["users"] + batch["items"].size
+  for m, (name, kd, losses) in enumerate(zip(names, kds, found, strict=True)):
+    assert losses.shape == (rows[kd.rows],) and np.isfinite(losses).all(), name
+    moved = [np.abs(x[m]) for x in jax.tree.leaves(to_student["networks"])]
+    assert all(np.isfinite(x).all() for x in moved) and max(x.max() for x in moved) > 1e-7, name
+  assert all(not np.any(x) for x in jax.tree.leaves(to_teacher))
+
+
+def test_a_loss_of_all_items_is_the_softmax_over_them(make_dataset):
+  """A step of SGD of MF, against the gradient by hand."""
+  data = make_dataset(num_users=5, num_items=7, train=3, seed=1)
+  seen = jax.tree.map(jnp.asarray, ranking.seen_of(data.train.users, data.train.items, 5, 7))
+  plan = batches.plan(0, 1, data.train, 8, "interaction")
+  drawn = batches.draw(jax.random.key(0), plan, *batches.to_device(data.train, 5, 7), seen, negatives=0, num_items=7)
+  assert drawn["items"].shape == (2, 8, 1)
+  run = train.Run(((train.STUDENT, module("mf(dim=3, init_std=0.8)", data)),), (train.STUDENT,), (), (),
+                  tasks.cross_entropy, optax.sgd(1.0), "sum", all_items=True)
+  first = jax.tree.map(lambda x: x[0], drawn)
+  state = train.init(jax.random.key(0), run, train.Given({}, {}), first)
+  after, losses = train.train_step(state, train.Given({}, {}), {}, first, jax.random.key(1), run=run)
+  before = {k: np.asarray(v, np.float64) for k, v in state.params["networks"][train.STUDENT].items()}
+  gradient, total = {k: np.zeros_like(v) for k, v in before.items()}, 0.0
+  for user, item in zip(first["users"], first["items"][:, 0], strict=True):
+    scores = before["item"] @ before["user"][user]
+    p = np.exp(scores) / np.exp(scores).sum()
+    total -= np.log(p[item])
+    wrong = p - np.eye(7)[item]
+    gradient["user"][user] += wrong @ before["item"]
+    gradient["item"] += np.outer(wrong, before["user"][user])
+  np.testing.assert_allclose(losses["base"] * 8, total, rtol=1e-5)
+  for name, value in after.params["networks"][train.STUDENT].items():
+    np.testing.assert_allclose(value, before[name] - gradient[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_with_the_loss_of_all_items_learns(flags, small, tmp_path):
+  from kd_jax import experiment, runs
+
+  experiment.run_training(flags(*small, "--model=sasrec(dim=8, length=8, blocks=1)", "--loss=cross_entropy",
+                                f"--workdir={tmp_path}/run"))
+  lines = [line["loss"]["base"] for line in runs.read_metrics(tmp_path / "run")]
+  assert 0 < lines[-1] < lines[0] < 1.5 * np.log(240)

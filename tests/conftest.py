@@ -57,8 +57,22 @@ def make_dataset():
 
 @pytest.fixture(scope="session")
 def wide(make_dataset):
-  """1,000 users and 950 items: enough for the default lists of every method, of items or of users."""
-  return make_dataset(num_users=1000, num_items=950, train=3)
+  """Enough users and items for the default lists of every method: MovieLens, five training interactions a user.
+
+  Random ones in their place where the data set is not at hand.
+  """
+  from kd_jax import data
+  from kd_jax.base import InputError, Interactions
+
+  try:
+    dataset = data.load("movielens", os.environ.get("KD_JAX_DATA") or ROOT.parent / "shared" / "data")
+  except InputError:
+    return make_dataset(num_users=1000, num_items=950, train=5)
+  shuffled = np.random.default_rng(0).permutation(len(dataset.train.users))
+  by_user = shuffled[np.argsort(dataset.train.users[shuffled], kind="stable")]
+  users = dataset.train.users[by_user]
+  kept = np.sort(by_user[np.arange(len(users)) - np.searchsorted(users, users) < 5])
+  return dataset._replace(train=Interactions(dataset.train.users[kept], dataset.train.items[kept]))
 
 
 @pytest.fixture(scope="session")

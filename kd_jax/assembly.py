@@ -15,7 +15,6 @@ from kd_jax import (
     data,
     evaluate,
     lookup,
-    metrics,
     neighbours,
     parallel,
     resample,
@@ -39,6 +38,7 @@ class Setup(NamedTuple):
   features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
   warm_start: transfer.WarmStart | None
   plan: Callable[[int], Batch]  # the batches of an epoch, see `batches.plan`
+  monitor: str  # validation metric that chooses the best epoch
 
 
 @functools.cache
@@ -56,13 +56,14 @@ _optimizer = functools.cache(train.make_optimizer)
 
 def setup(values: flags.FlagValues) -> Setup:
   """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
-  metrics_cutoffs(values)
+  tasks.cutoffs(values.monitor)
   parallel.check(values.batch_size)
   kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
   if bool(kds) != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
                      "--teacher or --peer is given, but no --kd to distil with")
   dataset = data.load(values.data, values.data_dir, values.cache_dir)
+  loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
   described, features = _described(values, dataset)
   networks, edges = _learners(values, described)
   constants = {name: teachers.constants(module, described) for name, module in networks.items()}
@@ -77,19 +78,20 @@ def setup(values: flags.FlagValues) -> Setup:
       networks[name] = loaded[-1].module
       params[name], constants[name] = loaded[-1].params, loaded[-1].constants
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
-  run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, tasks.LOSSES[values.loss],
+  run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, loss,
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay, _frozen(values)),
-                  values.reduction, tasks.LOSSES[values.loss] in tasks.ALL_ITEMS)
+                  values.reduction, loss in tasks.ALL_ITEMS)
   _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
-  given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near)
+  labels = None if dataset.contexts is None else jnp.asarray(evaluate.label_matrix(dataset, "train"))
+  given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near, labels)
   plan = _planner(values, networks, learners, dataset)
   # Finds out whether the methods fit the networks.
   shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example_batch(values, plan)))
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
-  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan)
+  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, monitor)
 
 
 def _frozen(values) -> tuple[str, ...]:
@@ -119,10 +121,12 @@ def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
 
 
 def _planner(values, networks, learners, dataset):
-  """The plan of an epoch: of single interactions, or of sequences if a learner reads such."""
+  """The plan of an epoch: of contexts, or of single interactions, or of sequences if a learner reads such."""
   lengths = {networks[name].length for name in learners if getattr(networks[name], "reads_sequences", False)}
   if len(lengths) > 1:
     raise InputError(f"--peer: student and peer read sequences of different lengths, {sorted(lengths)}")
+  if dataset.contexts is not None:
+    return lambda epoch: batches.plan_contexts(values.seed, epoch, dataset.contexts["train"], values.batch_size)
   if not lengths:
     return lambda epoch: batches.plan(values.seed, epoch, dataset.train, values.batch_size, values.kd_per)
   sequences.rows_per_step(values.batch_size, *lengths)
@@ -139,15 +143,6 @@ def _learners(values, dataset) -> tuple[dict, list]:
     return networks, []
   networks[train.PEER] = teachers.build_module(values.peer, dataset)
   return networks, [(train.STUDENT, train.PEER), (train.PEER, train.STUDENT)]
-
-
-def metrics_cutoffs(values) -> tuple[int, ...]:
-  """The cut-offs of --monitor and the usual ones. Raises InputError for an unknown metric."""
-  try:
-    _, k = metrics.parse(values.monitor)
-  except ValueError as error:
-    raise InputError(f"--monitor: {error}") from None
-  return tuple(sorted({*evaluate.CUTOFFS, k}))
 
 
 def _check_teachers(run, loaded, dataset):
@@ -186,12 +181,14 @@ def _check_lengths(stored, lists, dataset):
 
 def negatives(values: flags.FlagValues) -> int:
   """How many are drawn for each interaction: none where the loss is of all items."""
-  return 0 if tasks.LOSSES[values.loss] in tasks.ALL_ITEMS else values.negatives
+  return 0 if tasks.INTERACTIONS.losses.get(values.loss) in tasks.ALL_ITEMS else values.negatives
 
 
 def example_batch(values: flags.FlagValues, plan: Callable[[int], Batch]) -> Batch:
   """A batch of the shapes of training, to initialise with."""
-  first = {k: jnp.asarray(v[0]) for k, v in plan(1).items() if k != "rows"}
+  first = {k: jnp.asarray(v[0]) for k, v in plan(1).items()}
+  if first.pop("rows", None) is None:  # contexts of labelled data
+    return first
   rows = jnp.zeros(first["weight"].shape, jnp.int32)
   items = jnp.zeros((*rows.shape, 1 + negatives(values)), jnp.int32)
   return first | {"users": rows, "items": items, "items_weight": jnp.ones(items.shape)}

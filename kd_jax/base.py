@@ -128,6 +128,9 @@ class KD(NamedTuple):
   `teacher` [C], where given, their teacher scores (else the frame asks the live teacher); `weight` [],
   where given, multiplies the row's weight. Without `sample` the candidates are all items. `batch["epoch"]`
   counts from 0.
+
+  On labelled data users are contexts, items labels, and nothing is seen; `batch["labels"]` [B, C] says which
+  candidates are true; entities are contexts alone.
   """
 
   loss: Callable[[Outputs, Outputs, Batch], Array]
@@ -141,3 +144,4 @@ class KD(NamedTuple):
   remember: tuple[str, ...] = ()  # sampled fields that the next sampling sees, [] each
   neighbours: int = 0  # with rows="entities": how many each entity chooses
   learner: str = ""  # who learns by it, "student" or "peer"; every learner if empty
+  labels: bool = False  # does the loss read batch["labels"] [B, C]? Then the data must be labelled

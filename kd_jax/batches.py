@@ -22,10 +22,7 @@ def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: st
   user is distilled once, for as many interactions as it has in the batch (kd_per="interaction") or as
   one. The same for its positive items, `kd_items`.
   """
-  order = np.random.default_rng([seed, epoch]).permutation(len(train.users)).astype(np.int32)
-  steps = -(-len(order) // batch_size)
-  rows = np.pad(order, (0, steps * batch_size - len(order))).reshape(steps, batch_size)
-  weight = (np.arange(rows.size) < len(order)).astype(np.float32).reshape(rows.shape)
+  rows, weight = _order(seed, epoch, len(train.users), batch_size)
   return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per)
 
 
@@ -35,6 +32,20 @@ def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: 
   for side, column in (("kd_users", train.users), ("kd_items", train.items)):
     batch[side], batch[f"{side}_weight"] = _distinct(column[rows], weight, kd_per)
   return batch
+
+
+def plan_contexts(seed: int, epoch: int, contexts: np.ndarray, batch_size: int) -> Batch:
+  """The batches of labelled data: `users` [S, B], every one of `contexts` [n] once, and their `weight` [S, B]."""
+  rows, weight = _order(seed, epoch, len(contexts), batch_size)
+  return {"users": contexts[rows], "weight": weight}
+
+
+def _order(seed, epoch, count, batch_size):
+  """0..count - 1 in random order, padded with 0, and their weights, both [S, B]."""
+  order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
+  steps = -(-count // batch_size)
+  rows = np.pad(order, (0, steps * batch_size - count)).reshape(steps, batch_size)
+  return rows, (np.arange(rows.size) < count).astype(np.float32).reshape(rows.shape)
 
 
 def _distinct(entries, weight, kd_per):
@@ -55,8 +66,10 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, neg
 
   Negatives are uniform over the items that the user has not seen in training. `items_weight` is the
   weight of the items as entities: with kd_per="user", 1 only where an item is first met in the batch.
-  What else the plan says stays.
+  What else the plan says stays. A plan of contexts is left as it is.
   """
+  if "rows" not in plan:
+    return plan
   rows = plan["rows"]
   users, positives = users[rows], items[rows]
   n = jax.random.randint(rng, (negatives, *rows.shape), 0, num_absent(seen, users, num_items))

@@ -61,7 +61,7 @@ def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch
         state, _ = epoch(state)
       learned = state.params["networks"][train.STUDENT]
       variables = {"params": jax.tree.map(jnp.copy, learned), "constants": _constants(student, dataset)}
-      yield "evaluation", measure(lambda: evaluate.full_ranking(student, variables, layout)[1], repeats)  # noqa: B023
+      yield "evaluation", measure(lambda: evaluate.measure(student, variables, layout)[1], repeats)  # noqa: B023
       learned = variables["params"]
     state.params["networks"][train.STUDENT] = jax.tree.map(jnp.copy, learned)
     seconds = _measure_epoch(epoch, state, repeats, _cycle(kd))

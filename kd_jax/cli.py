@@ -35,25 +35,26 @@ TRAIN = dict(
     optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
     learning_rate=("float", 1e-3, "Learning rate."),
     weight_decay=("float", 0.0, "Weight decay."),
-    loss=("string", "bpr", "Base loss: bpr, bce, softmax (over the positive and its negatives) or cross_entropy "
-          "(softmax over all items, no negatives)."),
+    loss=("string", "", "Base loss: bpr, bce, softmax (over the positive and its negatives) or cross_entropy "
+          "(softmax over all items, no negatives); bce or softmax for labelled data. Empty: bpr, or bce if labelled."),
     kd_per=("string", "interaction", "Weigh a distilled user of a batch by its interactions there, or every user "
             "alike: interaction or user."),
     reduction=("string", "sum", "How per-example losses of a batch are reduced: sum (the literature's) or mean."),
-    batch_size=("integer", 2048, "Interactions per step."),
-    negatives=("integer", 1, "Unseen items drawn per interaction for the base loss."),
+    batch_size=("integer", 2048, "Interactions (contexts, if the data is labelled) per step."),
+    negatives=("integer", 1, "Unseen items drawn per interaction for the base loss; none for labelled data."),
     epochs=("integer", 1000, "Epochs at most."),
     eval_every=("integer", 1, "Epochs between validations."),
     patience=("integer", 30, "Validations without improvement before training stops; 0: never stop early."),
-    monitor=("string", "ndcg@10", "Validation metric that chooses the best epoch."),
+    monitor=("string", "", "Validation metric that chooses the best epoch. Empty: ndcg@10; for labelled data map, or "
+             "auc if there is one label."),
     seed=("integer", 0, "Seed of initialisation, order, negatives and targets."),
     parallel=("string", "jit", "How steps are compiled for several devices: jit or pmap."),
 )
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
-_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "repeats")
+_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "folds", "repeats")
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup")
-_CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy"), "kd_per": ("interaction", "user"),
+_CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test"), "history": ("train", "train+validation")}
 _PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}

@@ -1,4 +1,4 @@
-"""Evaluation of a network: full ranking over all items, and the sampled leave-one-out protocol."""
+"""Evaluation of a network: full ranking over all items, the sampled leave-one-out protocol, and true labels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import metrics, ranking, resample
+from kd_jax import label_metrics, metrics, ranking, resample
 from kd_jax.base import Dataset, InputError, Interactions
 
 CUTOFFS = (5, 10, 20, 50)
 _BLOCK = 512  # held-out items whose sampled candidates are scored at a time
 _OTHER = {"warm": "cold", "popular": "unpopular"}
 _BY_GROUP = ("recall", "ndcg")  # given again for groups of held-out items
+_GROUP = "user"  # the field of labelled data by which group AUC groups
+_CONTEXTS = 1024  # contexts scored at a time
 
 
 class Evaluation(NamedTuple):
@@ -28,9 +30,22 @@ class Evaluation(NamedTuple):
   groups: dict[str, np.ndarray]  # {name: [M] bool}, held-out items that are also counted alone
 
 
-def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evaluation:
+class Labelled(NamedTuple):
+  """A split of labelled data."""
+
+  contexts: np.ndarray  # [n]
+  labels: np.ndarray  # [n, C] bool
+  groups: np.ndarray | None  # [n]
+
+
+def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evaluation | Labelled:
   """Lays out a split, "validation" or "test". Training items never compete; validation's on request."""
   held = getattr(dataset, split)
+  if dataset.contexts is not None:
+    contexts, features = dataset.contexts[split], dataset.user_features
+    grouped = features is not None and _GROUP in features.fields
+    groups = features.categories[contexts, features.fields.index(_GROUP)] if grouped else None
+    return Labelled(contexts, label_matrix(dataset, split)[contexts], groups)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
   held_out, where = ranking.held_out(held, masked, dataset.num_items)
   return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users, _groups(dataset, held.items))
@@ -82,9 +97,46 @@ def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
   return users, values
 
 
+def label_matrix(dataset: Dataset, split: str) -> np.ndarray:
+  """The labels [U, C] bool of a split of labelled data; false for contexts of other splits."""
+  held, labels = getattr(dataset, split), np.zeros((dataset.num_users, dataset.num_items), bool)
+  labels[held.users, held.items] = True
+  return labels
+
+
+def measure(module: nn.Module, variables: dict, evaluation: Evaluation | Labelled,
+            cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(evaluated users or contexts [V], {metric: [V]}), by what was laid out. Raises InputError.
+
+  Metrics of labelled data are of all contexts together: one number each, [].
+  """
+  if isinstance(evaluation, Evaluation):
+    return full_ranking(module, variables, evaluation, cutoffs)
+  scores = _scores(module, variables, evaluation.contexts)
+  if not np.isfinite(scores).all():
+    raise InputError("the scores are not finite")
+  if scores.shape[1] > 1:
+    found = label_metrics.of_tags(evaluation.labels, scores)
+  else:
+    found = label_metrics.of_clicks(evaluation.labels[:, 0], scores[:, 0], evaluation.groups)
+  return evaluation.contexts, {name: np.asarray(value) for name, value in found.items()}
+
+
+def _scores(module, variables, contexts) -> np.ndarray:
+  """Scores [n, C] of all candidates."""
+  blocks = np.resize(contexts, -(-len(contexts) // _CONTEXTS) * _CONTEXTS).reshape(-1, _CONTEXTS)
+  found = np.asarray(_score_blocks(module, variables, jnp.asarray(blocks)))
+  return found.reshape(-1, found.shape[-1])[: len(contexts)]
+
+
+@functools.partial(jax.jit, static_argnames="module")
+def _score_blocks(module, variables, blocks):
+  return jax.lax.map(ranking.scorer(module, variables), blocks)
+
+
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:
   """Means of each metric over the users that have a value."""
-  return {name: float(np.nanmean(value)) for name, value in values.items()}
+  return {name: float(np.nanmean(value) if value.ndim else value) for name, value in values.items()}
 
 
 def sampled_candidates(dataset: Dataset, held: Interactions, n: int, seed: int) -> np.ndarray:

@@ -24,6 +24,7 @@ from kd_jax import (
     progress,
     resample,
     runs,
+    tasks,
     train,
     transfer,
 )
@@ -87,16 +88,15 @@ def _fit(values, ready) -> dict[str, Any]:
   """A baseline in closed form: no epochs."""
   start = time.perf_counter()
   params = {train.STUDENT: dict(ready.run.networks)[train.STUDENT].fit(ready.dataset)}
-  values_of = _validate(values, ready, evaluate.layout(ready.dataset, "validation"), {"networks": params})
-  position = Position(0, 0, values_of[values.monitor], values_of, 0, time.perf_counter() - start)
+  values_of = _validate(ready, evaluate.layout(ready.dataset, "validation"), {"networks": params})
+  position = Position(0, 0, values_of[ready.monitor], values_of, 0, time.perf_counter() - start)
   checkpoint.save(values.workdir, 0, {}, params, position._asdict())
-  return _finish(values, position)
+  return _finish(values, ready, position)
 
 
-def _validate(values, ready, layout, params) -> dict[str, float]:
+def _validate(ready, layout, params) -> dict[str, float]:
   module, variables = dict(ready.run.networks)[train.STUDENT], train.variables(ready.given, params, train.STUDENT)
-  _, per_user = evaluate.full_ranking(module, variables, layout, assembly.metrics_cutoffs(values))
-  return evaluate.means(per_user)
+  return evaluate.means(evaluate.measure(module, variables, layout, tasks.cutoffs(ready.monitor))[1])
 
 
 def _train(values, ready, sources) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _train(values, ready, sources) -> dict[str, Any]:
     position = Position(**saved)
   runs.truncate_metrics(values.workdir, position.epoch)
   if _done(values, position):
-    return _finish(values, position)
+    return _finish(values, ready, position)
   epoch = _epoch_function(values, ready, sources, jax.random.fold_in(root, 1))
   layout = evaluate.layout(ready.dataset, "validation")
   # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
@@ -125,27 +125,27 @@ def _train(values, ready, sources) -> dict[str, Any]:
       position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
       line = {"epoch": position.epoch, "loss": losses, "seconds": seconds}
       if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
-        line["validation"] = _validate(values, ready, layout, state.params)
-        position, improved = _compare(values, position, line["validation"])
+        line["validation"] = _validate(ready, layout, state.params)
+        position, improved = _compare(ready.monitor, position, line["validation"])
         best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
       runs.append_metrics(values.workdir, line)
-      report(line, values.monitor, position)
+      report(line, ready.monitor, position)
       due = stop or time.perf_counter() - saved_at > _SAVE_SECONDS
       if _done(values, position) or (due and position.epoch % whole == 0):
         checkpoint.save(values.workdir, position.epoch, state, best, position._asdict())
         saved_at = time.perf_counter()
         if stop and not _done(values, position):
           raise KeyboardInterrupt
-  return _finish(values, position)
+  return _finish(values, ready, position)
 
 
 def _done(values, position):
   return position.epoch >= values.epochs or (values.patience > 0 and position.stale >= values.patience)
 
 
-def _compare(values, position, validation) -> tuple[Position, bool]:
-  value = validation[values.monitor]
-  if value > position.best_value:
+def _compare(monitor, position, validation) -> tuple[Position, bool]:
+  value = validation[monitor]
+  if position.best is None or tasks.better(monitor, value, position.best_value):
     return position._replace(best_epoch=position.epoch, best_value=value, best=validation, stale=0), True
   return position._replace(stale=position.stale + 1), False
 
@@ -197,8 +197,8 @@ def _stopping():
       signal.signal(number, handler)
 
 
-def _finish(values, position) -> dict[str, Any]:
-  result = {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": values.monitor,
+def _finish(values, ready, position) -> dict[str, Any]:
+  result = {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": ready.monitor,
             "validation": position.best, "seconds": position.seconds}
   artifacts.write_json_atomic(os.path.join(values.workdir, runs.RESULT), result)
   return result

@@ -52,7 +52,8 @@ def _recommender(module, variables, dataset, top_k, exclude_seen):
 
 def _history(dataset) -> np.ndarray:
   """Training items [U, H], padded with I."""
-  seen = ranking.seen_of(dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items)
+  history = ranking.seen_in(dataset)
+  seen = ranking.seen_of(history.users, history.items, dataset.num_users, dataset.num_items)
   degrees = np.diff(seen.starts)
   history = np.full((dataset.num_users, max(1, degrees.max())), dataset.num_items, np.int32)
   column = np.arange(len(seen.items)) - np.repeat(seen.starts[:-1], degrees)

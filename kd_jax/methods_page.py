@@ -61,6 +61,8 @@ def _needs(kd: KD) -> str:
     needs.append(f"soft labels, top {kd.lists.teacher}, {seen} training items")
   if kd.lists.student:
     needs.append(f"the student's top {kd.lists.student} every {kd.lists.every} epoch{'s' * (kd.lists.every > 1)}")
+  if kd.labels:
+    needs.append("labelled data")
   if kd.adapter is not None:
     needs.append("parameters of its own")
   return "; ".join(needs)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.base import Array, Interactions, Ranked
+from kd_jax.base import Array, Dataset, Interactions, Ranked
 from kd_jax.top_k import top_k, top_k_and_tail, top_k_near
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
@@ -36,12 +36,18 @@ class Seen(NamedTuple):
   blocks: Blocks  # users in order
 
 
+def seen_in(dataset: Dataset) -> Interactions:
+  """The training interactions, which are not to be ranked again; none of labelled data, where labels are no history."""
+  return dataset.train if dataset.contexts is None else Interactions(dataset.train.users[:0], dataset.train.items[:0])
+
+
 def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> Seen:
   """Indexes interactions [N] (repetitions count once). On the host."""
   keys = np.unique(users.astype(np.int64) * num_items + items)
   users, items = (keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32)
   starts = np.searchsorted(users, np.arange(num_users + 1)).astype(np.int32)
-  return Seen(starts, items, _blocks(users, items, np.arange(num_users), num_items))
+  blocks = _blocks(users, items, np.arange(num_users), num_items)
+  return Seen(starts, items if len(items) else np.zeros(1, np.int32), blocks)  # nothing can be gathered of nothing
 
 
 def _blocks(users, items, order, num_items) -> Blocks:

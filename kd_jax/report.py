@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, data, evaluate, metrics, ranking, runs, teachers
+from kd_jax import artifacts, data, evaluate, label_metrics, metrics, ranking, runs, teachers
 from kd_jax.base import InputError
 
 _OVERLAP = 10  # k of teacher-student overlap@k
@@ -24,7 +24,7 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
 
   Every metric's value of every user goes to RUN/test_values, see `user_values`.
   With `teacher`, a run on the same data: compression ratio and overlap@10. With `student` too, the plain
-  student: the transfer ratio of every metric. Raises InputError.
+  student: the transfer ratio of every metric, and the relative improvement of its AUC. Raises InputError.
   """
   if student and not teacher:
     raise InputError("--student needs --teacher: the transfer ratio is measured between them")
@@ -38,7 +38,8 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   users, values = _metrics(run, dataset, split, **chosen)
   found = evaluate.means(values)
   report = {"run": str(run), "data": info["data"], "synthetic": info["synthetic"], "split": split, "options": chosen,
-            "candidates": _candidates(split, mask_validation), "users": len(users), "metrics": found,
+            "candidates": _candidates(dataset, split, mask_validation), "users": len(users),
+            "evaluated": "users" if dataset.contexts is None else "contexts", "metrics": found,
             "cold_test_share": dataset.report["audit"].get("cold_test_share"),
             "model": info["model"], "parameters": info["parameters"], "bytes": info["bytes"],
             "epochs": result["epochs"], "training_seconds": result["seconds"]}
@@ -47,6 +48,8 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   if teacher and student:
     other = [evaluate.means(_metrics(r, dataset, split, **chosen)[1]) for r in (teacher, student)]
     report["transfer_ratio"] = {k: metrics.transfer_ratio(other[0][k], other[1][k], v) for k, v in found.items()}
+    if "auc" in found:
+      report["relative_improvement"] = label_metrics.relative_improvement(found["auc"], other[1]["auc"])
   _save_values(run, split, dataset.user_ids[users], values)
   artifacts.write_json_atomic(pathlib.Path(run) / f"{split}.json", report)
   return report
@@ -59,6 +62,7 @@ def options(mask_validation: bool = False, history: str = "train", sampled: int 
 
 
 def _save_values(run, split, ids, values):
+  values = {name: value for name, value in values.items() if value.ndim}
   with artifacts.writing(pathlib.Path(run) / f"{split}_values", _VALUES, {"metrics": sorted(values)}) as folder:
     np.savez_compressed(folder / "values.npz", user_ids=ids.astype(np.str_), **values)
 
@@ -74,7 +78,9 @@ def user_values(run: str | pathlib.Path, split: str, wanted: list[str]) -> tuple
     return file["user_ids"], {name: file[name] for name in wanted if name in metadata["metrics"]}
 
 
-def _candidates(split, mask_validation) -> str:
+def _candidates(dataset, split, mask_validation) -> str:
+  if dataset.contexts is not None:
+    return f"{dataset.num_items} labels"
   masked = "training and validation" if mask_validation and split == "test" else "training"
   return f"all items but the user's {masked} items"
 
@@ -82,8 +88,8 @@ def _candidates(split, mask_validation) -> str:
 def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_seed):
   """(evaluated users [V], {metric: [V]})."""
   module, variables = teachers.network(run, evaluate.with_history(dataset, history))
-  users, values = evaluate.full_ranking(module, variables, evaluate.layout(dataset, split, mask_validation))
-  if sampled:
+  users, values = evaluate.measure(module, variables, evaluate.layout(dataset, split, mask_validation))
+  if sampled and dataset.contexts is None:
     held = getattr(dataset, split)
     candidates = evaluate.sampled_candidates(dataset, held, sampled, sampled_seed)
     values |= evaluate.sampled_ranking(module, variables, held, candidates)[1]
@@ -91,9 +97,11 @@ def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_see
 
 
 def _against_teacher(run, teacher, dataset, info) -> dict[str, Any]:
+  ratio = {"compression_ratio": runs.read_info(teacher)["parameters"] / max(info["parameters"], 1)}
+  if dataset.contexts is not None:
+    return ratio
   seen = jax.tree.map(jnp.asarray, ranking.seen_of(
       dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items))
   lists = [np.asarray(ranking.network_top_k(*teachers.network(r, dataset), seen, k=_OVERLAP, exclude_seen=True).items)
            for r in (run, teacher)]
-  return {"compression_ratio": runs.read_info(teacher)["parameters"] / max(info["parameters"], 1),
-          f"overlap@{_OVERLAP}": float(metrics.overlap(*lists).mean())}
+  return ratio | {f"overlap@{_OVERLAP}": float(metrics.overlap(*lists).mean())}

@@ -33,6 +33,11 @@ def check(run: train.Run, dataset: Dataset) -> None:
   for missing in {kd.learner for _, kd in run.kds} - {"", *run.learners}:
     raise InputError(f"--kd: learner={missing!r} is not in this run; give --peer=MODEL")
   for edge in train.edges(run):
+    if edge.kd.labels and dataset.contexts is None:
+      raise InputError(f"--kd: the method reads true labels, and {dataset.name} is not labelled data")
+    if (edge.kd.rows == "items" or edge.kd.neighbours) and dataset.contexts is not None:
+      raise InputError(f"--kd: the method ranks users for items, or relates them by common items, and {dataset.name} "
+                       "has contexts and labels")
     if edge.kd.rows == "entities":
       continue
     rows, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
@@ -48,8 +53,8 @@ def check(run: train.Run, dataset: Dataset) -> None:
 
 
 def _side(dataset, rows):
-  """(rows, candidates, number of rows, number of candidates) of the training interactions."""
-  train_log = dataset.train
+  """(rows, candidates, number of rows, number of candidates) of what was seen in training; see `ranking.seen_in`."""
+  train_log = ranking.seen_in(dataset)
   if rows == "users":
     return train_log.users, train_log.items, dataset.num_users, dataset.num_items
   return train_log.items, train_log.users, dataset.num_items, dataset.num_users
@@ -90,8 +95,8 @@ def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = Non
   """Ranks with every frozen teacher, once per run, or takes the `stored` lists of a soft-label file."""
   sides = {"users", *(e.kd.rows for e in train.edges(run) if e.kd.rows == "items")}
   seen = {side: _seen(*_side(dataset, side)) for side in sides}
-  popularity = {side: jnp.asarray(np.bincount(_side(dataset, side)[1], minlength=_side(dataset, side)[3])) for side in
-                sides}
+  column = {"users": dataset.train.items, "items": dataset.train.users}
+  popularity = {side: jnp.asarray(np.bincount(column[side], minlength=_side(dataset, side)[3])) for side in sides}
   sources = Sources(seen, popularity, {}, {}, {})
   for edge in train.edges(run):
     if edge.kd.lists.teacher and not train.teaches_live(run, edge):
@@ -120,7 +125,7 @@ def stored_lists(stored: Ranked, dataset: Dataset, lists) -> tuple[Ranked, np.nd
   keep, k = stored.items >= 0, lists.teacher
   if lists.exclude_seen:
     key = lambda users, items: users.astype(np.int64) * dataset.num_items + items
-    seen = key(dataset.train.users, dataset.train.items)
+    seen = key(*ranking.seen_in(dataset)[:2])
     keep &= ~np.isin(key(np.arange(dataset.num_users)[:, None], stored.items), seen)
   enough = keep.sum(axis=1) >= k
   first = np.argsort(~keep, axis=1, kind="stable")[:, :k]

@@ -20,10 +20,10 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   about = " ".join(table.get("about", "").split())
   published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
   history = "" if result["history"] == "train" else ", histories with validation items"
-  note = (f"{synthetic}{result['seeds']} seeds, mean ± standard deviation"
+  note = (f"{synthetic}{result['seeds']} {'folds' if result['folds'] else 'seeds'}, mean ± standard deviation"
           f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
           f"and teacher that a row closes; test split, "
-          f"{result['candidates']} as candidates{history}, {result['users']:,} users"
+          f"{result['candidates']} as candidates{history}, {result['users']:,} {result['evaluated']}"
           f"{_cold(result)}. Data: `{result['data']}`.")
   notes = [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),

@@ -10,7 +10,8 @@
                            student_row, and the best distilled row with every other
   tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest of these is how far from a
                            published value ours may be, in units, in shares of it, in our std over seeds
-  [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed
+  [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed,
+                           `init_from = "row"` starts from its parameters
            published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
 """
 
@@ -26,22 +27,24 @@ import numpy as np
 from kd_jax import (
     __version__,
     artifacts,
-    assembly,
     cli,
     experiment,
     figures,
+    lookup,
     metrics,
     report,
     runs,
     significance,
     table_page,
+    tasks,
 )
 from kd_jax.base import InputError
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
 _KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
          "tolerance", "row"}
-_ROW_KEYS = {"row", "flags", "teacher", "published", "tolerance", "note"}
+_FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
+_ROW_KEYS = {"row", "flags", *_FROM_ROWS, "published", "tolerance", "note"}
 _TOLERANCES = {"absolute", "relative", "stds"}
 _GROUPS = ("warm", "cold", "popular", "unpopular")
 
@@ -77,10 +80,11 @@ def _check(path, table):
       raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
     if "," in str(row.get("row")):
       raise InputError(f"{path}: row {row['row']!r}: no commas, they separate teachers")
-    if not set(_teachers(row)) <= set(names) or names.count(row.get("row")) != 1:
-      raise InputError(f"{path}: row {row.get('row')!r} is named twice or its teacher is no row")
+    others = {other for flag in _FROM_ROWS for other in _others(row, flag)}
+    if not others <= set(names) or names.count(row.get("row")) != 1:
+      raise InputError(f"{path}: row {row.get('row')!r} is named twice or its {' or '.join(_FROM_ROWS)} is no row")
     values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))
-    assembly.metrics_cutoffs(values)
+    tasks.cutoffs(values.monitor)
   mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
   missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
   if missing or any(len(pair) != 2 for pair in table.get("compare", [])):
@@ -88,8 +92,9 @@ def _check(path, table):
                      f"{', '.join(map(repr, sorted(missing)))}")
 
 
-def _teachers(row) -> list[str]:
-  found = row.get("teacher", [])
+def _others(row, flag) -> list[str]:
+  """The rows that a row names: none, one or a list."""
+  found = row.get(flag, [])
   return [found] if isinstance(found, str) else found
 
 
@@ -99,9 +104,17 @@ def _definition():
 
 def _arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
   arguments = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
-  if "teacher" in row:
-    arguments.append(f"--teacher={','.join(str(run_dir(runs_dir, name, seed)) for name in _teachers(row))}")
-  return arguments
+  named = {flag: [run_dir(runs_dir, other, seed) for other in _others(row, flag)] for flag in _FROM_ROWS}
+  return arguments + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]
+
+
+def _fold(arguments, folds) -> list[str]:
+  """The arguments with the data set of one fold: the seed says which. Raises InputError."""
+  values = cli.parse(_definition(), arguments)
+  call = lookup.parse("data", values.data, "data")
+  call = lookup.Call(call.name, tuple(sorted((dict(call.arguments) | {"folds": folds, "fold": values.seed}).items())))
+  lookup.parse("data", str(call), "folds")  # does the data set have folds?
+  return [*arguments, f"--data={call}"]
 
 
 def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
@@ -109,18 +122,23 @@ def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
   return pathlib.Path(runs_dir) / f"{row.replace(' ', '_')}-seed{seed}"
 
 
-def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None) -> dict:
-  """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`."""
+def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
+              folds: int | None = None) -> dict:
+  """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
+
+  With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s.
+  """
   table = load(name)
-  seeds = seeds or table.get("seeds", 3)
+  seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
-  ordered = sorted(table["row"], key=lambda row: "teacher" in row)  # teachers first
+  ordered = sorted(table["row"], key=lambda row: any(flag in row for flag in _FROM_ROWS))  # teachers first
   reports = {row["row"]: [] for row in table["row"]}
   total, metric = seeds * len(ordered), table["metrics"][0]
   for number, (seed, row) in enumerate(itertools.product(range(seeds), ordered), 1):
     directory = run_dir(runs_dir, row["row"], seed)
-    values = cli.parse(_definition(), _arguments(table, row, seed, directory, runs_dir, own))
+    arguments = _arguments(table, row, seed, directory, runs_dir, own)
+    values = cli.parse(_definition(), _fold(arguments, folds) if folds else arguments)
     experiment.run_training(values)
     found = _evaluate(table, directory, values)
     reports[row["row"]].append(found)
@@ -128,7 +146,7 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
           f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
   monitor = runs.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / runs.RESULT)["monitor"]
   result = _result(table, reports, seeds)
-  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor}
+  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor, "folds": folds}
   root = pathlib.Path(workdir)
   artifacts.write_json_atomic(root / f"{table['name']}.json", result)
   (root / f"{table['name']}.md").write_text(table_page.markdown(table, result))
@@ -164,6 +182,7 @@ def _result(table, reports, seeds) -> dict[str, Any]:
   return {"table": table["name"], "title": table["title"], "source": table.get("source"), "seeds": seeds,
           "data": first["data"], "synthetic": first["synthetic"], "cold_test_share": first["cold_test_share"],
           "candidates": first["candidates"], "history": first["options"]["history"], "users": first["users"],
+          "evaluated": first["evaluated"],
           "kd_jax": __version__, "rows": rows}
 
 

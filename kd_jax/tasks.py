@@ -1,15 +1,20 @@
-"""Base losses: what a network learns from interactions alone. The first candidate is the positive.
+"""Base losses: what a network learns from the data alone, and what is usual for a kind of data.
 
-Each takes the network's outputs and the batch and returns one value per example, [B].
+Each loss takes the network's outputs and the batch and returns one value per example, [B]. In batches of
+interactions the first candidate is the positive; in labelled ones `labels` [B, C] says which are.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax.base import Array, Batch, Outputs
+from kd_jax import evaluate, label_metrics, metrics
+from kd_jax.base import Array, Batch, Dataset, InputError, Outputs
 
 
 def bpr(outputs: Outputs, batch: Batch) -> Array:
@@ -37,5 +42,63 @@ def cross_entropy(outputs: Outputs, batch: Batch) -> Array:
   return jax.nn.logsumexp(outputs.scores, axis=1) - positive
 
 
-LOSSES = {"bpr": bpr, "bce": bce, "softmax": softmax, "cross_entropy": cross_entropy}
 ALL_ITEMS = (cross_entropy,)  # losses of the scores of all items
+
+
+def logistic(outputs: Outputs, batch: Batch) -> Array:
+  """Binary cross-entropy, mean over all candidates. With one candidate, logistic regression."""
+  return jnp.mean(optax.sigmoid_binary_cross_entropy(outputs.scores, batch["labels"]), axis=1)
+
+
+def label_softmax(outputs: Outputs, batch: Batch) -> Array:
+  """-log softmax over all candidates, mean over the true ones (Mahajan et al., ECCV 2018); 0 if none is true."""
+  true = batch["labels"]
+  found = -jnp.sum(true * jax.nn.log_softmax(outputs.scores), axis=1)
+  return found / jnp.maximum(jnp.sum(true, axis=1), 1)
+
+
+class Task(NamedTuple):
+  """What is usual for a kind of data."""
+
+  losses: dict[str, Callable[[Outputs, Batch], Array]]
+  loss: str  # where --loss is not given
+  monitor: str  # where --monitor is not given
+  metrics: tuple[str, ...]  # names, of ranking metrics without their cut-off
+
+
+INTERACTIONS = Task({"bpr": bpr, "bce": bce, "softmax": softmax, "cross_entropy": cross_entropy}, "bpr", "ndcg@10",
+                    metrics.NAMES)
+TAGS = Task({"bce": logistic, "softmax": label_softmax}, "bce", "map", label_metrics.TAGS)
+CLICKS = Task({"bce": logistic}, "bce", "auc", label_metrics.CLICKS)
+
+
+def of(dataset: Dataset) -> Task:
+  """Interactions, or labelled data: tags, or clicks if there is one label."""
+  if dataset.contexts is None:
+    return INTERACTIONS
+  return TAGS if dataset.num_items > 1 else CLICKS
+
+
+def choose(dataset: Dataset, loss: str, monitor: str) -> tuple[Callable[[Outputs, Batch], Array], str]:
+  """(base loss, metric) of --loss and --monitor, or where they are empty the data's own. Raises InputError."""
+  task = of(dataset)
+  for flag, value, choices in (("loss", loss, task.losses), ("monitor", monitor.partition("@")[0], task.metrics)):
+    if value and value not in choices:
+      raise InputError(f"--{flag}={value}: for {dataset.name} choose from {', '.join(choices)}")
+  return task.losses[loss or task.loss], monitor or task.monitor
+
+
+def better(metric: str, value: float, than: float) -> bool:
+  """Whether a value of a metric is better than another."""
+  return value < than if metric in label_metrics.LOWER_IS_BETTER else value > than
+
+
+def cutoffs(monitor: str) -> tuple[int, ...]:
+  """The usual cut-offs and that of a metric, if it has one. Raises InputError for an unknown metric."""
+  if not monitor or monitor in {*TAGS.metrics, *CLICKS.metrics}:
+    return evaluate.CUTOFFS
+  try:
+    _, k = metrics.parse(monitor)
+  except ValueError as error:
+    raise InputError(f"--monitor: {error}") from None
+  return tuple(sorted({*evaluate.CUTOFFS, k}))

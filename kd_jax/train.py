@@ -49,6 +49,7 @@ class Given(NamedTuple):
   params: dict  # {frozen network: params}
   constants: dict  # {network: arrays computed from the data}
   neighbours: dict = {}  # noqa: RUF012 {how many are chosen: {side: neighbours.Neighbours}}
+  labels: Array | None = None  # [U, I] bool, of labelled data
 
 
 class Edge(NamedTuple):
@@ -104,13 +105,15 @@ _CONTEXT = ("users", "items", "position", "place")  # fields of a batch that net
 def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | None = None) -> dict[str, Outputs]:
   """{key: Outputs} of one network for batches of the same users. Its tables are computed once.
 
-  With `rng` the network learns: dropout is on. Only the base batch has positions in histories: what is
-  distilled is what the network says of the whole history.
+  With `rng` the network learns: dropout is on. Only the base batch has positions in histories: what is distilled is
+  what the network says of the whole history. It runs once where base and targets have the same rows (labelled data).
   """
   rngs = {} if rng is None else {"dropout": rng}
   tables = module.apply(variables, method="tables", rngs=rngs)
   apply = lambda batch: module.apply(variables, {k: batch[k] for k in _CONTEXT if k in batch}, tables, rngs=rngs)
-  outs = {key: apply(b) for key, b in batches.items() if key == "base" or "items" not in b}
+  base = batches["base"]["users"] if "base" in batches and "items" not in batches["base"] else None
+  outs = {key: apply(b) for key, b in batches.items() if key == "base" or ("items" not in b and b["users"] is not base)}
+  outs |= {key: _listed(outs["base"], b.get("items")) for key, b in batches.items() if b["users"] is base}
   listed = {key: b for key, b in batches.items() if key not in outs}
   if listed:  # Candidates lie side by side in one apply, then are cut apart.
     blocks = [b["items"] for b in listed.values()]
@@ -122,25 +125,38 @@ def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | Non
   return outs
 
 
+def _listed(whole: Outputs, items) -> Outputs:
+  """What `whole`, the outputs for all candidates, says of `items` [B, C]; all of it if there are none."""
+  of = None if items is None or whole.items is None else whole.items[items]
+  return whole if items is None else Outputs(jnp.take_along_axis(whole.scores, items, axis=1), whole.query, of)
+
+
 def entities(module, variables: dict, target: Batch) -> Outputs:
   """Representations [M + N, D] of users [M] and items [N], and [M + N, n, D] of their neighbours."""
   m = target["users"].shape[0]
   near = target.get("neighbours", jnp.zeros((m, 0), jnp.int32))  # [M + N, n]
   users = jnp.concatenate([target["users"], near[:m].reshape(-1)])
   out = module.apply(variables, {"users": users})  # the scores of it are never computed
-  if out.query is None or out.items is None:
+  if out.query is None or (out.items is None and target["items"].size):
     raise InputError(f"--kd: the method needs representations, which {type(module).__name__} has not")
-  own = jnp.concatenate([out.query[:m], out.items[target["items"]]])
+  own = out.query[:m] if out.items is None else jnp.concatenate([out.query[:m], out.items[target["items"]]])
   if "neighbours" not in target:
     return Outputs(None, own)
   return Outputs(None, own, jnp.concatenate([out.query[m:].reshape(m, near.shape[1], -1), out.items[near[m:]]]))
 
 
+def _labelled(batch: Batch, labels) -> Batch:
+  """In labelled data a row is a context with its labels, for the base loss and for methods alike."""
+  users, weight = batch["users"], batch["weight"]
+  return batch if labels is None else batch | {
+      "labels": labels[users].astype(jnp.float32), "kd_users": users, "kd_users_weight": weight}
+
+
 def _target(edge, given, batch, targets, epoch) -> Batch:
   """The rows that a method sees of a batch."""
   if edge.kd.rows == "entities":
-    items = batch["items"].reshape(-1)
-    weight = jnp.concatenate([batch["kd_users_weight"], batch["items_weight"].reshape(-1)])
+    items = batch.get("items", jnp.zeros(0, jnp.int32)).reshape(-1)  # labelled data has none
+    weight = jnp.concatenate([batch["kd_users_weight"], batch.get("items_weight", items).reshape(-1)])
     is_user = jnp.arange(weight.shape[0]) < batch["kd_users"].shape[0]
     target = {"users": batch["kd_users"], "items": items, "weight": weight, "is_user": is_user, "epoch": epoch}
     if edge.kd.neighbours:
@@ -150,6 +166,8 @@ def _target(edge, given, batch, targets, epoch) -> Batch:
     return target
   side = f"kd_{edge.kd.rows}"
   rows = {k: v[batch[side]] for k, v in targets.get(edge.key, {}).items()}
+  if "labels" in batch:  # of the candidates
+    rows["labels"] = jnp.take_along_axis(batch["labels"], rows["items"], axis=1) if "items" in rows else batch["labels"]
   weight = batch[f"{side}_weight"] * rows.pop("weight", 1.0)
   return {"users": batch[side], "weight": weight, "epoch": epoch} | rows
 
@@ -195,12 +213,13 @@ def _teacher(run, edge, outs, target) -> Outputs:
 def edge_outputs(run: Run, given: Given, params: dict, edge: Edge, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
   """(student, teacher, target) of one edge at epoch 0, before anything was sampled."""
   alone = run._replace(kds=((edge.weight, edge.kd),))
-  heard = _outputs(alone, given, params, batch, {}, jnp.zeros((), jnp.int32))[1]
+  heard = _outputs(alone, given, params, _labelled(batch, given.labels), {}, jnp.zeros((), jnp.int32))[1]
   return next(heard[e.key] for e in edges(alone) if (e.learner, e.teachers) == (edge.learner, edge.teachers))
 
 
 def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None):
   """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
+  batch = _labelled(batch, given.labels)
   base, heard = _outputs(run, given, params, batch, targets, epoch, jax.random.fold_in(rng, 1_000_000))
   terms = {}
   for j, edge in enumerate(edges(run)):

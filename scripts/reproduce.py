@@ -11,7 +11,8 @@ FLAGS = cli.define(
     data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
     table=("string", None, "A table of configs/tables, or the path of a .toml file."),
     workdir=("string", None, "Directory of the table and its runs."),
-    seeds=("integer", None, "Number of seeds; default: the table's."))
+    seeds=("integer", None, "Number of seeds; default: the table's."),
+    folds=("integer", None, "k-fold cross-validation of labelled data: seed s tests on fold s of so many."))
 
 
 def main(values):
@@ -20,7 +21,8 @@ def main(values):
 
   from kd_jax import tables
 
-  tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir)
+  tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
+                   values.folds)
   name = pathlib.Path(values.table).stem
   place = pathlib.Path(values.workdir)
   print(f"\n{(place / f'{name}.md').read_text()}")

@@ -14,8 +14,8 @@ def main(values):
   from kd_jax import experiment
 
   result = experiment.run_training(values)
-  shown = {values.monitor, *(f"{metric}@{k}" for k in (10, 20) for metric in ("ndcg", "recall"))}
-  validation = "  ".join(f"{k} {v:.4f}" for k, v in result["validation"].items() if k in shown)
+  shown = {result["monitor"], *(f"{metric}@{k}" for k in (10, 20) for metric in ("ndcg", "recall"))}
+  validation = "  ".join(f"{k} {v:.4f}" for k, v in result["validation"].items() if k in shown or "@" not in k)
   print(f"{values.workdir}: {result['epochs']} epochs in {result['seconds']:.1f} s, best {result['best_epoch']}")
   print(f"validation  {validation}")
 

@@ -43,7 +43,7 @@ def test_wrong_flags_are_refused_before_anything_is_loaded(arguments, said, flag
 def test_flags_are_parsed(flags, tmp_path):
   (tmp_path / "flags.txt").write_text("--epochs=7\n--seed=3\n")
   values = flags(f"--flagfile={tmp_path / 'flags.txt'}", "--epochs=9", "--kd=0.5*kl(k=3) + rrd()")
-  assert (values.epochs, values.seed, values.negatives, values.loss) == (9, 3, 1, "bpr")
+  assert (values.epochs, values.seed, values.negatives, values.optimizer) == (9, 3, 1, "adam")
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,27 @@ def build_dataset(num_users=48, num_items=950, train=9, validation=1, test=1, se
   return Dataset("in_memory()", num_users, num_items, *splits, *ids, hashes={}, report={}, synthetic=True)
 
 
+def build_labelled(contexts=48, labels=10, seed=0):
+  """Labelled data in memory: a field that says something of the labels, one that does not, a number and a vector."""
+  from kd_jax.base import Dataset, Features, Interactions
+
+  rng = np.random.default_rng(seed)
+  kind = rng.integers(5, size=contexts)
+  true = rng.random((contexts, labels)) < rng.beta(0.5, 1.5, size=(5, labels))[kind]
+  parts = np.split(np.arange(contexts, dtype=np.int32), [contexts * 3 // 4, contexts * 7 // 8])
+  splits = []
+  for part in parts:
+    row, label = np.nonzero(true[part])
+    splits.append(Interactions(part[row].astype(np.int32), label.astype(np.int32)))
+  vectors = {"size": rng.normal(5, 3, size=(contexts, 1)), "text": rng.normal(size=(contexts, 3))}
+  features = Features(("kind", "user"), (5, 7), np.stack([kind, rng.integers(7, size=contexts)], 1).astype(np.int32),
+                      {name: v.astype(np.float32) for name, v in vectors.items()})
+  ids = np.arange(contexts).astype(str), np.arange(labels).astype(str)
+  names = dict(zip(("train", "validation", "test"), parts, strict=True))
+  return Dataset("in_memory()", contexts, labels, *splits, *ids, hashes={}, report={}, synthetic=True,
+                 user_features=features, contexts=names)
+
+
 @pytest.fixture(scope="session")
 def make_dataset():
   return build_dataset

@@ -11,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import lookup, train
+from kd_jax import lookup, teachers, train
+from kd_jax.base import Features
 from kd_jax.models import scoring
 
 NAMES = lookup.names("models")
@@ -21,13 +22,16 @@ BATCH = {"users": jnp.array([3, 0, 7, 3, 11]), "items": jnp.array([[0, 5, 5], [3
 
 @pytest.fixture(scope="module")
 def data(make_dataset):
-  return make_dataset(num_users=12, num_items=40, train=6, seed=4)
+  dataset = make_dataset(num_users=12, num_items=40, train=6, seed=4)
+  rng = np.random.default_rng(5)
+  vectors = {"size": rng.normal(size=(12, 1)).astype(np.float32), "text": rng.normal(size=(12, 3)).astype(np.float32)}
+  categories = np.stack([rng.integers(n, size=12) for n in (3, 4)], axis=1).astype(np.int32)
+  return dataset._replace(user_features=Features(("kind", "place"), (3, 4), categories, vectors))
 
 
 def make(name, dataset, seed=0, **arguments):
   """(module, variables): fitted if it is a closed form, else initialised."""
-  module = lookup.build("models", lookup.Call(name, tuple(arguments.items())), num_users=dataset.num_users,
-                        num_items=dataset.num_items)
+  module = teachers.build_module(str(lookup.Call(name, tuple(arguments.items()))), dataset)
   constants = module.constants(dataset) if hasattr(module, "constants") else {}
   if hasattr(module, "fit"):
     params = module.fit(dataset)

@@ -14,7 +14,8 @@ from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log, Recipe, Source, enc
 
 _SHA256 = "02d5d429b2c0362e0ed79f6ef204666b4092563d21493abf4dfb521e8a7078bf"
 _RAW = "https://raw.githubusercontent.com"
-_URL = f"{_RAW}/js05212/citeulike-t/4f103c6ea0fe407b23be230837b65517e613c34a/users.dat"
+FOLDER = f"{_RAW}/js05212/citeulike-t/4f103c6ea0fe407b23be230837b65517e613c34a"
+_URL = f"{FOLDER}/users.dat"
 _LOO = f"{_RAW}/SeongKu-Kang/DE-RRD_CIKM20/97b6bf6fa70caecb26f22b539763f476a1843949/Dataset/citeULike/LOO"
 _TD = f"{_RAW}/SeongKu-Kang/Topology_Distillation_KDD21/44a694a724d9a483249a77874980ea05450b35fa/dataset"
 # (text file, its sha256, pickle, its sha256, address of the pickle) of train, validation and test.
@@ -37,7 +38,7 @@ _PUBLISHED = {
         ("td_test.tsv", "422901887e8e2bb401bf9eb2d0d427df824f600d60798dfad28b130dc82648f9",
          "td_Test", "b1375faa9e1fcccf7f8e481d9e350c11604be41f330b3fd4c663576ce71175c5", f"{_TD}/Test")),
 }
-_TERMS = ("CiteULike data is for research use and states no licence; cite H. Wang, B. Chen and W.-J. Li, "
+TERMS = ("CiteULike data is for research use and states no licence; cite H. Wang, B. Chen and W.-J. Li, "
           "Collaborative Topic Regression with Social Regularization for Tag Recommendation, IJCAI 2013.")
 
 
@@ -59,14 +60,14 @@ def citeulike(split="random", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), sp
     if (min_user, min_item) != (5, 1):
       raise InputError(f"--data: citeulike(split={split!r}) is published whole: no min_user, min_item")
     return Recipe(_read_published, tuple(_published(*row) for row in _PUBLISHED[split]), split="given",
-                  terms=_TERMS)
+                  terms=TERMS)
   if split in ("temporal", "loo_last", "given"):
     raise InputError(f"--data: citeulike(split={split!r}): there are no time stamps; choose from random, "
                      "position, loo, cold_items, derrd, topology")
   places = (("citeulike-t/users.dat", _SHA256), ("users.dat", _SHA256))
   source = Source("users.dat", _SHA256, places, (functools.partial(sources.get, _URL),),
                   advice=f"It is at {_URL}.")
-  return Recipe(_read_users, (source,), None, min_user, min_item, split, ratios, split_seed, terms=_TERMS)
+  return Recipe(_read_users, (source,), None, min_user, min_item, split, ratios, split_seed, terms=TERMS)
 
 
 def _read_users(paths: list[pathlib.Path]) -> Log:

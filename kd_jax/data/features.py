@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 
 from kd_jax.base import Features
-from kd_jax.data.recipe import encode
 
 
-def categorical(columns: dict[str, list]) -> Features:
-  """Categorical fields from columns of values [E]; a field's values are numbered by first appearance."""
-  coded = [encode(values) for values in columns.values()]
-  return Features(tuple(columns), tuple(len(values) for _, values in coded),
-                  np.stack([codes for codes, _ in coded], axis=1).astype(np.int32))
+def categorical(columns: dict[str, np.ndarray]) -> Features:
+  """Categorical fields from columns of values [E]; a field's values are numbered in ascending order."""
+  coded = [np.unique(values, return_inverse=True) for values in columns.values()]
+  return Features(tuple(columns), tuple(len(values) for values, _ in coded),
+                  np.stack([codes for _, codes in coded], axis=1).astype(np.int32))
 
 
 def to_columns(features: Features) -> dict[str, np.ndarray]:

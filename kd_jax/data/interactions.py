@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from collections.abc import Iterator
 
 from kd_jax.base import InputError
 from kd_jax.data import parsing
@@ -45,57 +46,60 @@ def interactions(path, user="user", item="item", rating=None, timestamp=None, mi
 
 
 def _read(names, delimiter, max_bad_rows, path: pathlib.Path) -> Log:
+  return parsing.collect(path, rows(path, names, delimiter), tuple(names), max_bad_rows)
+
+
+def rows(path: pathlib.Path, names: dict, delimiter: str | None = None) -> Iterator[tuple[int, list | None, str]]:
+  """(line or row number, the columns {kind: name} of `names` as text, or None, reason if None) of a table's rows.
+
+  CSV, TSV, or text with a header line, gzipped or not, or Parquet. Raises InputError: the file cannot be read, or a
+  column is missing.
+  """
   if path.suffix == _PARQUET:
-    return _read_parquet(names, max_bad_rows, path)
+    yield from _parquet_rows(path, names)
+    return
   suffix = pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
   delimiter = delimiter or _DELIMITERS.get(suffix)
   if delimiter is None:
     raise InputError(f"--data: {path}: give delimiter='...'; it is only known for {', '.join(_DELIMITERS)}")
-  number, line = next(parsing.lines(path), (1, b""))
+  lines = parsing.lines(path)
+  number, line = next(lines, (1, b""))
   header, reason = parsing.fields(line, delimiter, None)
   if header is None:
     raise InputError(f"--data: {path}:{number}: the header line: {reason}")
-  kinds = _kinds(path, names, header)
-  return parsing.read_columns(path, delimiter, kinds, header=True, max_bad_rows=max_bad_rows)
+  places = _places(path, names, header)
+  for number, line in lines:
+    row, reason = parsing.fields(line, delimiter, len(header))
+    yield number, row and [row[place] for place in places], reason
 
 
-def _kinds(path, names, header) -> tuple[str | None, ...]:
-  """What each column of the file is, None for those that are not read."""
+def _places(path, names, header) -> list[int]:
+  """The places of the named columns."""
   for name in names.values():
     if header.count(name) != 1:
       found = "no column" if name not in header else f"{header.count(name)} columns"
       has = ", ".join(repr(column[:40]) for column in header[:50])
       raise InputError(f"--data: {path}: {found} {name!r}; it has {has}")
-  kinds = {name: kind for kind, name in names.items()}
-  return tuple(kinds.get(column) for column in header)
+  return [header.index(name) for name in names.values()]
 
 
-def _read_parquet(names, max_bad_rows, path) -> Log:
+def _parquet_rows(path, names):
   try:
     import pyarrow
     import pyarrow.parquet
   except ImportError:
     raise InputError(f"--data: {path}: reading Parquet needs pyarrow: pip install pyarrow") from None
+  number = 0
   try:
     with pyarrow.parquet.ParquetFile(path) as file:
-      _kinds(path, names, file.schema_arrow.names)
-      batches = file.iter_batches(columns=list(names.values()))
-      rows = _parquet_rows(path, names, batches)
-      return parsing.collect(path, rows, tuple(names), max_bad_rows)
-  except InputError:
-    raise
+      _places(path, names, file.schema_arrow.names)
+      for batch in file.iter_batches(columns=list(names.values())):
+        columns = [_parquet_column(path, kind, name, batch.column(name)) for kind, name in names.items()]
+        for row in zip(*columns, strict=True):
+          number += 1
+          yield number, row, ""
   except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
     raise InputError(f"--data: {path}: cannot be read: {str(error)[:200]}") from None
-
-
-def _parquet_rows(path, names, batches):
-  """(row number from 1, fields as str or None, "") of every row."""
-  number = 0
-  for batch in batches:
-    columns = [_parquet_column(path, kind, name, batch.column(name)) for kind, name in names.items()]
-    for row in zip(*columns, strict=True):
-      number += 1
-      yield number, row, ""
 
 
 def _parquet_column(path, kind, name, column) -> list:

@@ -8,10 +8,14 @@ from kd_jax.data import sources
 from kd_jax.data.parsing import read_columns
 from kd_jax.data.recipe import Recipe, Source
 
-_SHA256 = "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490"
+_SHA256 = {
+    "u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
+    "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701",
+    "u.user": "f120e114da2e8cf314fd28f99417c94ae9ddf1cb6db8ce0e4b5995d40e90e62c",
+}
 _ZIP = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 _WHEEL = "recbole==1.2.1"
-_TERMS = (
+TERMS = (
     "MovieLens data is for research use; it may neither be redistributed nor used commercially without "
     "GroupLens' permission, and publications cite F. M. Harper and J. A. Konstan, The MovieLens Datasets: "
     "History and Context, ACM TiiS 5(4), 2015. Terms: https://files.grouplens.org/datasets/movielens/")
@@ -28,16 +32,20 @@ def movielens(min_rating=4, min_user=1, min_item=1, split="random", ratios=(0.8,
   n interactions for train, up to floor(.9 n) for validation. Defaults give 942 users, 1,447 items,
   43,929 train interactions.
   """
-  source = Source("u.data", _SHA256, (("ml-100k/u.data", _SHA256), ("u.data", _SHA256)),
-                  fetch=(_from_grouplens, _from_wheel),
-                  advice=f"It is in {_ZIP}.")
   read = functools.partial(read_columns, delimiter="\t", columns=("users", "items", "ratings", "timestamps"))
-  return Recipe(lambda paths: read(paths[0]), (source,), min_rating, min_user, min_item, split, ratios,
-                split_seed, terms=_TERMS)
+  return Recipe(lambda paths: read(paths[0]), (source("u.data"),), min_rating, min_user, min_item, split, ratios,
+                split_seed, terms=TERMS)
 
 
-def _from_grouplens() -> bytes:
-  return sources.member(sources.get(_ZIP), "ml-100k/u.data")
+def source(name: str) -> Source:
+  """A file of ml-100k."""
+  fetch = (functools.partial(_from_grouplens, name), *([_from_wheel] if name == "u.data" else []))
+  places = ((f"ml-100k/{name}", _SHA256[name]), (name, _SHA256[name]))
+  return Source(name, _SHA256[name], places, fetch, advice=f"It is in {_ZIP}.")
+
+
+def _from_grouplens(name) -> bytes:
+  return sources.member(sources.get(_ZIP), f"ml-100k/{name}")
 
 
 def _from_wheel() -> bytes:

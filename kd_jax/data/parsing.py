@@ -38,7 +38,7 @@ def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, 
 def collect(path: pathlib.Path, rows: Iterable[tuple[int, Sequence | None, str]],
             columns: tuple[str | None, ...], max_bad_rows: int = 0) -> Log:
   """A log of rows (number, fields or None, reason if None); checks every field of every row."""
-  readers = [(place, name, _READERS[name]) for place, name in enumerate(columns) if name]
+  readers = [(place, name, READERS[name]) for place, name in enumerate(columns) if name]
   store = {name: array.array("d" if name == "ratings" else "q") for _, name, _ in readers}
   index: dict[str, dict[str, int]] = {"users": {}, "items": {}}
   bad: list[str] = []
@@ -106,10 +106,10 @@ def _identifier(text):
   return text
 
 
-def _rating(text):
-  value = _number(text, "rating")
+def _rating(text, what="rating"):
+  value = _number(text, what)
   if not abs(value) < float(np.finfo(np.float32).max):
-    raise ValueError(f"rating {str(text)[:40]!r} is not a finite number")
+    raise ValueError(f"{what} {str(text)[:40]!r} is not a finite number")
   return value
 
 
@@ -142,5 +142,6 @@ def _part(text):
   return _PARTS[text]
 
 
-_READERS = {"users": _identifier, "items": _identifier, "ratings": _rating, "timestamps": _timestamp,
+# How a field is read, by its kind; each raises ValueError with the reason.
+READERS = {"users": _identifier, "items": _identifier, "ratings": _rating, "timestamps": _timestamp,
             "parts": _part}

@@ -29,7 +29,8 @@ def by_side(batch: Batch, x: Array) -> tuple[Array, Array]:
 def entity(batch: Batch) -> Array:
   """One number per entity, [M + N], whatever the order of rows: with pmap each device's users come first."""
   user, item = (jnp.maximum(jnp.cumsum(x) - 1, 0) for x in (batch["is_user"], ~batch["is_user"]))
-  return jnp.where(batch["is_user"], 2 * batch["users"][user], 2 * batch["items"][item] + 1)
+  items = batch["items"] if batch["items"].size else batch["users"]  # where no entity is an item
+  return jnp.where(batch["is_user"], 2 * batch["users"][user], 2 * items[item] + 1)
 
 
 def uniform(fan_in: int):

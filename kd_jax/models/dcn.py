@@ -1,0 +1,68 @@
+"""Deep and cross network (DCN-V2)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.models import features
+
+
+class DCN(nn.Module):
+  """Cross layers beside dense layers over embeddings of the fields and the numbers."""
+
+  inner_product = False
+  num_users: int
+  num_items: int
+  inputs: features.Inputs
+  dim: int
+  layers: int
+  hidden: tuple[int, ...]
+  dropout: float
+
+  def setup(self):
+    width = len(self.inputs.fields) * self.dim + self.inputs.width
+    glorot = nn.initializers.glorot_uniform()
+    self.embedding = self.param("embedding", features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
+    self.crosses = [(self.param(f"cross{n}", glorot, (width, width)), self.param(f"cross_bias{n}", features.SMALL,
+                    (width,))) for n in range(self.layers)]
+    self.tower = features.Tower(self.hidden, self.dropout)
+    deep = self.hidden[-1] if self.hidden else width
+    self.head = self.param("head", glorot, (width + deep, self.num_items))
+    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+
+  def constants(self, dataset: Dataset):
+    return features.constants(self.inputs, dataset)
+
+  def tables(self):
+    return None
+
+  def __call__(self, batch, tables=None) -> Outputs:
+    rows, numbers = features.read(self, batch["users"])
+    embedded = [] if self.embedding is None else [self.embedding[rows].reshape(len(rows), -1)]
+    first = crossed = jnp.concatenate([*embedded, numbers], axis=1)
+    for kernel, bias in self.crosses:
+      crossed = first * (crossed @ kernel + bias) + crossed
+    query = jnp.concatenate([crossed, self.tower(first)], axis=1)
+    return features.of_candidates(query @ self.head + self.bias, query, self.head.T, batch.get("items"))
+
+
+def dcn(num_users: int, num_items: int, user_features: FeatureSpec | None = None, dim: int = 16, layers: int = 2,
+        hidden: tuple = (128, 128), dropout: float = 0.0, fields: tuple = ()) -> nn.Module:
+  """DCN-V2: Wang, Shivanna, Cheng, Jain, Lin, Hong, Chi, WWW 2021, https://arxiv.org/abs/2008.13535, eq. 1.
+
+  x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, x_0 the embeddings of the fields and the vectors of the context side by
+  side; beside it dense layers over x_0 (the paper's parallel structure), and one linear layer over both.
+
+  Args:
+    dim: width of an embedding.
+    layers: cross layers.
+    hidden: widths of the dense layers.
+    dropout: of every dense layer, in training.
+    fields: names of the fields and vectors that it reads; empty: all.
+
+  Departs: all embeddings are of one width. Representations are the inputs of the last layer.
+  """
+  features.check_widths("dcn", hidden)
+  return DCN(num_users, num_items, features.inputs_of("dcn", user_features, fields), dim, layers, hidden, dropout)

@@ -1,0 +1,105 @@
+"""What models that read features of the context share: their inputs, and dense layers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.base import Array, Dataset, FeatureSpec, InputError, Outputs
+
+SMALL = nn.initializers.normal(0.01)  # of embeddings, biases and weights of linear models
+
+
+class Inputs(NamedTuple):
+  """The fields and vectors that a model reads. One table holds the values of all fields, one after the other."""
+
+  fields: tuple[str, ...]
+  sizes: tuple[int, ...]
+  vectors: tuple[tuple[str, int], ...]  # (name, width)
+
+  @property
+  def rows(self) -> int:
+    """Rows of the table."""
+    return sum(self.sizes)
+
+  @property
+  def width(self) -> int:
+    """Numbers of all vectors."""
+    return sum(width for _, width in self.vectors)
+
+
+def inputs_of(model: str, features: FeatureSpec | None, fields: tuple[str, ...]) -> Inputs:
+  """What a model reads of the context: all features, or those named by `fields`. Raises InputError."""
+  if features is None:
+    raise InputError(f"--model={model}: reads features of the context, and the data has none")
+  known = (*features.fields, *(name for name, _ in features.vectors))
+  if wrong := [name for name in fields if name not in known]:
+    raise InputError(f"--model={model}: fields: no {wrong[0]!r} among {', '.join(known)}")
+  kept = lambda name: not fields or name in fields
+  return Inputs(tuple(f for f in features.fields if kept(f)),
+                tuple(n for f, n in zip(features.fields, features.sizes, strict=True) if kept(f)),
+                tuple(v for v in features.vectors if kept(v[0])))
+
+
+def check_widths(model: str, hidden: tuple, least: int = 0) -> None:
+  """Raises InputError unless `hidden` is at least so many widths of layers."""
+  if len(hidden) < least or not all(isinstance(n, int) and n > 0 for n in hidden):
+    raise InputError(f"--model={model}: hidden={hidden}: {least or 'no'} or more widths of layers, as (128, 64)")
+
+
+def constants(inputs: Inputs, dataset: Dataset) -> dict[str, np.ndarray]:
+  """`rows` [U, F], lines of the table, and `numbers` [U, W], all vectors side by side.
+
+  Vectors of width 1, which are quantities, get mean 0 and variance 1 over the training contexts.
+  """
+  features = dataset.user_features
+  offsets = np.cumsum((0, *inputs.sizes))[:-1].astype(np.int32)
+  columns = [features.fields.index(f) for f in inputs.fields]
+  rows = features.categories[:, columns] + offsets if columns else np.zeros((dataset.num_users, 0), np.int32)
+  training = np.unique(dataset.train.users) if dataset.contexts is None else dataset.contexts["train"]
+  vectors = [features.vectors[name] for name, _ in inputs.vectors]
+  vectors = [_standardise(v, training) if v.shape[1] == 1 else v for v in vectors]
+  return {"rows": rows, "numbers": np.concatenate([np.zeros((dataset.num_users, 0), np.float32), *vectors], axis=1)}
+
+
+def _standardise(vectors, training):
+  mean, deviation = vectors[training].mean(), vectors[training].std()
+  return ((vectors - mean) / max(deviation, 1e-6)).astype(np.float32)
+
+
+def read(module: nn.Module, users: Array) -> tuple[Array, Array]:
+  """(lines of the table [B, F], numbers [B, W]) of contexts."""
+  return tuple(jnp.asarray(module.get_variable("constants", k))[users] for k in ("rows", "numbers"))
+
+
+def interactions(embedding: Array, rows: Array, numbers: Array) -> Array:
+  """sum over pairs i < j of x_i v_i * x_j v_j -> [B, D], in linear time: Rendle, ICDM 2010, lemma 3.1."""
+  values = embedding[rows]
+  of_numbers = embedding[-numbers.shape[1] :] if numbers.shape[1] else embedding[:0]
+  total = values.sum(axis=1) + numbers @ of_numbers
+  squares = (values**2).sum(axis=1) + numbers**2 @ of_numbers**2
+  return (total**2 - squares) / 2
+
+
+def of_candidates(scores: Array, query: Array | None, items: Array | None, chosen: Array | None) -> Outputs:
+  """Outputs of scores of all candidates [B, I], for those `chosen` [B, C] or for all."""
+  if chosen is None:
+    return Outputs(scores, query, items)
+  return Outputs(jnp.take_along_axis(scores, chosen, axis=1), query, items if items is None else items[chosen])
+
+
+class Tower(nn.Module):
+  """Dense layers with ReLU and, in training, dropout."""
+
+  hidden: tuple[int, ...]
+  dropout: float
+
+  @nn.compact
+  def __call__(self, x):
+    for width in self.hidden:
+      x = nn.relu(nn.Dense(width, kernel_init=nn.initializers.glorot_uniform(), bias_init=SMALL)(x))
+      x = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(x)
+    return x

@@ -1,0 +1,56 @@
+"""Factorisation machine (FM)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.models import features
+
+
+class FM(nn.Module):
+  """Linear terms, and products of embeddings of every two inputs."""
+
+  inner_product = False
+  num_users: int
+  num_items: int
+  inputs: features.Inputs
+  dim: int
+
+  def setup(self):
+    inputs = self.inputs.rows + self.inputs.width
+    self.linear = self.param("linear", features.SMALL, (inputs, self.num_items))
+    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+    self.embedding = self.param("embedding", features.SMALL, (inputs, self.dim))
+    if self.num_items > 1:
+      self.head = self.param("head", nn.initializers.lecun_uniform(), (self.dim, self.num_items))
+
+  def constants(self, dataset: Dataset):
+    return features.constants(self.inputs, dataset)
+
+  def tables(self):
+    return None
+
+  def __call__(self, batch, tables=None) -> Outputs:
+    rows, numbers = features.read(self, batch["users"])
+    linear = self.bias + self.linear[rows].sum(axis=1) + numbers @ self.linear[self.inputs.rows :]
+    pairs = features.interactions(self.embedding, rows, numbers)
+    head = self.head if self.num_items > 1 else jnp.ones((self.dim, 1))
+    return features.of_candidates(linear + pairs @ head, pairs, head.T, batch.get("items"))
+
+
+def fm(num_users: int, num_items: int, user_features: FeatureSpec | None = None, dim: int = 16,
+       fields: tuple = ()) -> nn.Module:
+  """Factorisation machine (FM): Rendle, ICDM 2010, https://doi.org/10.1109/ICDM.2010.127, eq. 1.
+
+  score = b + sum_i w_i x_i + sum over i < j of <v_i, v_j> x_i x_j, over fields and numbers of the context.
+
+  Args:
+    dim: width of v.
+    fields: names of the fields and vectors that it reads; empty: all.
+
+  Departs: with several candidates (tags) each has its own b and w, and its own weights over the `dim` products in
+  place of ones, as the last layer of He, Chua, SIGIR 2017. As representation it gives the products.
+  """
+  return FM(num_users, num_items, features.inputs_of("fm", user_features, fields), dim)

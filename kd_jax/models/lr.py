@@ -1,0 +1,41 @@
+"""Logistic regression."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+
+from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.models import features
+
+
+class LR(nn.Module):
+  """A weight [I] for every value of every field and for every number."""
+
+  inner_product = False
+  num_users: int
+  num_items: int
+  inputs: features.Inputs
+
+  def setup(self):
+    self.linear = self.param("linear", features.SMALL, (self.inputs.rows + self.inputs.width, self.num_items))
+    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+
+  def constants(self, dataset: Dataset):
+    return features.constants(self.inputs, dataset)
+
+  def tables(self):
+    return None
+
+  def __call__(self, batch, tables=None) -> Outputs:
+    rows, numbers = features.read(self, batch["users"])
+    scores = self.bias + self.linear[rows].sum(axis=1) + numbers @ self.linear[self.inputs.rows :]
+    return features.of_candidates(scores, None, None, batch.get("items"))
+
+
+def lr(num_users: int, num_items: int, user_features: FeatureSpec | None = None, fields: tuple = ()) -> nn.Module:
+  """Logistic regression on features of the context, one for each candidate: Cox, JRSS B 1958.
+
+  Args:
+    fields: names of the fields and vectors that it reads; empty: all.
+  """
+  return LR(num_users, num_items, features.inputs_of("lr", user_features, fields))

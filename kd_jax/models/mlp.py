@@ -1,0 +1,57 @@
+"""Multilayer perceptron (MLP)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.models import features
+
+
+class MLP(nn.Module):
+  """Dense layers over embeddings of the fields and the numbers."""
+
+  inner_product = False
+  num_users: int
+  num_items: int
+  inputs: features.Inputs
+  hidden: tuple[int, ...]
+  dim: int
+  dropout: float
+
+  def setup(self):
+    self.embedding = self.param("embedding", features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
+    self.tower = features.Tower(self.hidden, self.dropout)
+    last = self.hidden[-1] if self.hidden else len(self.inputs.fields) * self.dim + self.inputs.width
+    self.head = self.param("head", nn.initializers.glorot_uniform(), (last, self.num_items))
+    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+
+  def constants(self, dataset: Dataset):
+    return features.constants(self.inputs, dataset)
+
+  def tables(self):
+    return None
+
+  def __call__(self, batch, tables=None) -> Outputs:
+    rows, numbers = features.read(self, batch["users"])
+    embedded = [] if self.embedding is None else [self.embedding[rows].reshape(len(rows), -1)]
+    query = self.tower(jnp.concatenate([*embedded, numbers], axis=1))
+    return features.of_candidates(query @ self.head + self.bias, query, self.head.T, batch.get("items"))
+
+
+def mlp(num_users: int, num_items: int, user_features: FeatureSpec | None = None, hidden: tuple = (128,),
+        dim: int = 16, dropout: float = 0.0, fields: tuple = ()) -> nn.Module:
+  """Multilayer perceptron (MLP): Rumelhart, Hinton, Williams, Nature 1986; embeddings as Covington et al., RecSys 2016.
+
+  scores = W relu(... relu(W_1 [v_1; ...; v_F; x] + b_1)) + b, v the embeddings of the fields of the context, x its
+  vectors side by side. Representations are those of the last hidden layer, and the rows of W.
+
+  Args:
+    hidden: widths of the hidden layers; none is a linear model over the embeddings.
+    dim: width of an embedding.
+    dropout: of every hidden layer, in training.
+    fields: names of the fields and vectors that it reads; empty: all.
+  """
+  features.check_widths("mlp", hidden)
+  return MLP(num_users, num_items, features.inputs_of("mlp", user_features, fields), hidden, dim, dropout)

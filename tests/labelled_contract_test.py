@@ -1,0 +1,182 @@
+"""Every distillation method on batches of labelled data, found by file name, and what such batches are."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import build_labelled
+
+from kd_jax import batches, evaluate, lookup, resample, tasks, teachers, train
+from kd_jax.base import InputError
+
+NAMES = lookup.names("losses")
+CONTEXTS, LABELS, BATCH = 40, 950, 16
+
+
+def make_run(dataset, *kds):
+  """An MLP of width 8 and a live teacher; two if the methods hear all at once."""
+  widths = {train.STUDENT: 8, train.TEACHER: 12} | ({"teacher2": 10} if kds and kds[0].all_teachers else {})
+  modules = {name: teachers.build_module(f"mlp(hidden=({width},))", dataset) for name, width in widths.items()}
+  others = tuple(name for name in modules if name != train.STUDENT)
+  return train.Run(tuple(modules.items()), (train.STUDENT,), tuple((train.STUDENT, t) for t in others),
+                   tuple((1.0, kd) for kd in kds), tasks.logistic, optax.sgd(0.1), "sum")
+
+
+def build(dataset, *kds):
+  """(run, given, state, batch), the teachers random."""
+  run = make_run(dataset, *kds)
+  others = tuple(name for name, _ in run.networks if name not in run.learners)
+  constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in run.networks}
+  labels = jnp.asarray(evaluate.label_matrix(dataset, "train"))
+  plan = batches.plan_contexts(0, 1, dataset.contexts["train"], BATCH)
+  batch = jax.tree.map(lambda x: jnp.asarray(x[-1]), plan)  # padded
+  alone = run._replace(learners=others, kds=(), edges=())
+  frozen = train.init(jax.random.key(1), alone, train.Given({}, constants), batch).params["networks"]
+  given = train.Given(jax.tree.map(lambda x: 3 * x, frozen), constants, labels=labels)
+  return run, given, train.init(jax.random.key(2), run, given, batch), batch
+
+
+@pytest.fixture(scope="module")
+def data():
+  return build_labelled(CONTEXTS, LABELS)
+
+
+class Ready(NamedTuple):
+  run: train.Run
+  given: train.Given
+  state: train.TrainState
+  batch: dict
+  targets: dict
+  value: float
+  losses: np.ndarray
+  gradients: tuple  # to the student, to the teacher
+
+
+@functools.partial(jax.jit, static_argnames="run")
+def evaluated(params, given, batch, targets, *, run):
+  def total(params, teacher):
+    (term,) = train.per_example_loss(params, given._replace(params=teacher), batch, targets, jax.random.key(4),
+                                     run=run)[1].values()
+    return (term[0] * term[1]).sum(), term[0]
+
+  return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, given.params)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def ready(request, data):
+  """The method with its default arguments, on 950 labels, which its lists fit."""
+  method = lookup.build("losses", lookup.Call(request.param))
+  try:
+    resample.check(make_run(data, method), data)
+  except InputError as error:
+    assert (method.rows == "items" or method.neighbours) and "contexts and labels" in str(error)
+    pytest.skip("needs interactions of many users with many items")
+  run, given, state, batch = build(data, method)
+  sources = resample.prepare(run, data, given)
+  lists = resample.learner_lists(run, state.params, given, sources, 0, None)
+  targets = resample.targets(jax.random.key(1), state.params, given, sources, lists,
+                             resample.initial_memory(run, data), jnp.int32(0), run=run)
+  (value, losses), gradients = evaluated(state.params, given, batch, targets, run=run)
+  return Ready(run, given, state, batch, targets, value, losses, gradients)
+
+
+def test_one_finite_loss_per_context(ready):
+  assert ready.losses.shape == (BATCH,) and np.isfinite(ready.losses).all() and np.ptp(ready.losses) > 0
+
+
+def test_the_student_learns_and_the_teacher_does_not(ready):
+  student, teacher = ready.gradients
+  assert all(not np.any(x) for x in jax.tree.leaves(teacher))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(student))
+  assert np.any(student["networks"][train.STUDENT]["embedding"])
+
+
+def test_a_step_against_the_gradient_lowers_the_loss(ready):
+  gradient = ready.gradients[0]
+  moved = jax.tree.map(lambda x, g: x - 0.01 * g / optax.tree.norm(gradient), ready.state.params, gradient)
+  assert evaluated(moved, ready.given, ready.batch, ready.targets, run=ready.run)[0][0] < ready.value
+
+
+def test_masked_soft_labels_by_softmax_and_sigmoid():
+  rng = np.random.default_rng(0)
+  student, teacher = rng.normal(size=(2, 5, 4)) * 3
+  labels = (rng.random((5, 4)) < 0.5).astype(float)
+  for activation in ("softmax", "sigmoid"):
+    kd = lookup.build("losses", lookup.Call("masked_soft_labels", (("activation", activation), ("temperature", 2.0))))
+    expected = []
+    for s, t, y in zip(student, teacher, labels, strict=True):
+      p = np.exp(t / 2) / np.exp(t / 2).sum() if activation == "softmax" else 1 / (1 + np.exp(-t / 2))
+      q = 1 / (1 + np.exp(-s))
+      target = y * p
+      expected.append(np.mean(-target * np.log(q) - (1 - target) * np.log(1 - q)))
+    found = kd.loss(train.Outputs(jnp.asarray(student)), train.Outputs(jnp.asarray(teacher)), {"labels": labels})
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+  with pytest.raises(InputError, match="softmax, sigmoid"):
+    lookup.build("losses", lookup.Call("masked_soft_labels", (("activation", "tanh"),)))
+
+
+@pytest.mark.parametrize("candidates", ["full", "teacher"])
+def test_labels_are_those_of_the_candidates(data, candidates):
+  seen = {}
+
+  def loss(student, teacher, batch):
+    seen.update(batch, scores=teacher.scores)
+    return student.scores.sum(axis=1)
+
+  kd = lookup.build("losses", lookup.Call("masked_soft_labels", (("candidates", candidates),)))._replace(loss=loss)
+  run, given, state, batch = build(data, kd)
+  sources = resample.prepare(run, data, given)
+  targets = resample.targets(jax.random.key(1), state.params, given, sources, resample.Lists({}, {}), {}, 0, run=run)
+  train.per_example_loss(state.params, given, batch, targets, jax.random.key(4), run=run)
+  items = np.asarray(seen.get("items", np.broadcast_to(np.arange(LABELS), (BATCH, LABELS))))
+  expected = evaluate.label_matrix(data, "train")[np.asarray(batch["users"])[:, None], items]
+  assert expected.any() and (np.asarray(seen["labels"]) == expected).all()
+  module, own = dict(run.networks)[train.TEACHER], train.variables(given, state.params, train.TEACHER)
+  scores = np.asarray(module.apply(own, {"users": batch["users"]}).scores)
+  np.testing.assert_allclose(seen["scores"], np.take_along_axis(scores, items, axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_runs_once_where_base_and_method_have_the_same_rows(data):
+  kd = lookup.build("losses", lookup.Call("kl", (("candidates", "full"),)))
+
+  def multiplications(*kds):
+    run, given, state, batch = build(data, *kds)
+    step = lambda state: train.train_step(state, given, {}, batch, jax.random.key(0), run=run)
+    return str(jax.make_jaxpr(step)(state)).count("dot_general")
+
+  teacher = 2  # layers, forward
+  assert multiplications(kd) == multiplications() + teacher
+
+
+def test_labels_of_other_splits_are_not_in_training(data):
+  labels = evaluate.label_matrix(data, "train")
+  assert labels[data.contexts["train"]].any() and not labels[data.contexts["validation"]].any()
+
+
+def test_every_context_of_training_is_in_one_batch():
+  plan = batches.plan_contexts(3, 7, np.arange(100, 150), 16)
+  assert plan["users"].shape == plan["weight"].shape == (4, 16)
+  assert sorted(plan["users"][plan["weight"] > 0].tolist()) == list(range(100, 150))
+  assert not np.array_equal(plan["users"], batches.plan_contexts(3, 8, np.arange(100, 150), 16)["users"])
+
+
+def test_base_losses_of_labels():
+  scores, labels = np.array([[2.0, -1.0, 0.5], [0.3, 0.0, -4.0]]), np.array([[1.0, 0, 1], [0, 0, 0]])
+  log_p, log_q = -np.log1p(np.exp(-scores)), -np.log1p(np.exp(scores))
+  found = tasks.logistic(train.Outputs(jnp.asarray(scores)), {"labels": labels})
+  np.testing.assert_allclose(found, -(labels * log_p + (1 - labels) * log_q).mean(axis=1), rtol=1e-6)
+  log_softmax = scores[0] - np.log(np.exp(scores[0]).sum())
+  found = tasks.label_softmax(train.Outputs(jnp.asarray(scores)), {"labels": labels})
+  np.testing.assert_allclose(found, [-(log_softmax[0] + log_softmax[2]) / 2, 0], rtol=1e-6)
+
+
+def test_methods_that_do_not_fit_the_data_are_refused(data, wide):
+  for name, dataset, words in (("ir_rrd", data, "contexts and labels"), ("masked_soft_labels", wide, "not labelled")):
+    kd = lookup.build("losses", lookup.Call(name))
+    run = make_run(data, kd)
+    with pytest.raises(InputError, match=words):
+      resample.check(run, dataset)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kd_jax import evaluate, lookup, report, runs, sequences
-from kd_jax.base import Dataset, InputError, Interactions
+from kd_jax.base import Dataset, FeatureSpec, InputError, Interactions
 from kd_jax.models.gru4rec import gru4rec
 from kd_jax.models.hstu import hstu
 from kd_jax.models.sasrec import sasrec
@@ -134,7 +134,8 @@ def model(request, data):
 
 
 def test_all_models_that_read_sequences_are_tested():
-  built = {n: lookup.build("models", lookup.Call(n), num_users=2, num_items=2) for n in lookup.names("models")}
+  given = {"num_users": 2, "num_items": 2, "user_features": FeatureSpec(("kind",), (2,), ())}
+  built = {n: lookup.build("models", lookup.Call(n), **given) for n in lookup.names("models")}
   assert {n for n, module in built.items() if getattr(module, "reads_sequences", False)} == set(MODELS)
 
 

@@ -52,8 +52,9 @@ TRAIN = dict(
 )
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
-_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "folds", "repeats")
-_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup")
+_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds", "folds",
+             "repeats")
+_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test"), "history": ("train", "train+validation")}

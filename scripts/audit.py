@@ -1,0 +1,25 @@
+"""Audits a protocol: cold items, users without targets, leaks, order artefacts, and what one simple model scores.
+
+  python scripts/audit.py --data="citeulike(split='position')"
+"""
+
+from kd_jax import cli
+
+FLAGS = cli.define(
+    cli.DATA,
+    factors=("integer", 64, "Width of the PureSVD that is ranked under the protocol; 0: counts only."),
+    split_seeds=("integer", 5, "Seeds of the split to compare, where it is drawn at random."),
+    out=("string", None, "JSON file to write all of it to."))
+
+
+def main(values):
+  from kd_jax import artifacts, auditing
+
+  found = auditing.run(values.data, values.factors, values.split_seeds, values.data_dir, values.cache_dir)
+  print(auditing.describe(found))
+  if values.out:
+    artifacts.write_json_atomic(values.out, found)
+
+
+if __name__ == "__main__":
+  cli.run(main, __doc__, FLAGS)

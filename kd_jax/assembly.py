@@ -15,6 +15,7 @@ from kd_jax import (
     data,
     evaluate,
     lookup,
+    monitoring,
     neighbours,
     parallel,
     resample,
@@ -56,13 +57,16 @@ _optimizer = functools.cache(train.make_optimizer)
 
 def setup(values: flags.FlagValues) -> Setup:
   """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
-  tasks.cutoffs(values.monitor)
+  monitoring.needs(values.monitor)
+  if values.mask_validation and not values.log_test:
+    raise InputError("--mask_validation: only test candidates have it; evaluate.py does, and training with --log_test")
   parallel.check(values.batch_size)
   kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
   if bool(kds) != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
                      "--teacher or --peer is given, but no --kd to distil with")
-  dataset = data.load(values.data, values.data_dir, values.cache_dir)
+  logged = ("train", "validation", "test") if values.log_test else ("train", "validation")
+  dataset = data.load(values.data, values.data_dir, values.cache_dir, splits=logged)
   loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
   described, features = _described(values, dataset)
   networks, edges = _learners(values, described)

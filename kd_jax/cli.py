@@ -45,15 +45,19 @@ TRAIN = dict(
     epochs=("integer", 1000, "Epochs at most."),
     eval_every=("integer", 1, "Epochs between validations."),
     patience=("integer", 30, "Validations without improvement before training stops; 0: never stop early."),
-    monitor=("string", "", "Validation metric that chooses the best epoch. Empty: ndcg@10; for labelled data map, or "
-             "auc if there is one label."),
+    monitor=("string", "", "Validation metric that chooses the best epoch; of several with commas the first one "
+             "chooses, and training stops when none improves. epoch: the last epoch. hit@10(sampled 499): among so "
+             "many unseen items. Empty: ndcg@10; for labelled data map, or auc if there is one label."),
+    log_test=("boolean", False, "Also evaluate on the test split at every validation, for curves to compare with "
+              "published ones; nothing is chosen by them."),
+    mask_validation=("boolean", False, "With --log_test, leave validation items out of the test candidates."),
     seed=("integer", 0, "Seed of initialisation, order, negatives and targets."),
     parallel=("string", "jit", "How steps are compiled for several devices: jit or pmap."),
 )
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
-_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds", "folds",
-             "repeats")
+_POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
+             "folds", "repeats")
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),

@@ -26,8 +26,9 @@ class Evaluation(NamedTuple):
 
   layout: ranking.HeldOut
   where: np.ndarray  # [M, 2]
-  users: np.ndarray  # [M]
   groups: dict[str, np.ndarray]  # {name: [M] bool}, held-out items that are also counted alone
+  held: Interactions  # [M]
+  sampled: np.ndarray | None  # [M, n] candidates of the sampled protocol
 
 
 class Labelled(NamedTuple):
@@ -38,8 +39,12 @@ class Labelled(NamedTuple):
   groups: np.ndarray | None  # [n]
 
 
-def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evaluation | Labelled:
-  """Lays out a split, "validation" or "test". Training items never compete; validation's on request."""
+def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled: int = 0,
+           sampled_seed: int = 0) -> Evaluation | Labelled:
+  """Lays out a split, "validation" or "test". Training items never compete; validation's may be left out.
+
+  With `sampled`, each held-out item is also ranked among that many that its user has in no split.
+  """
   held = getattr(dataset, split)
   if dataset.contexts is not None:
     contexts, features = dataset.contexts[split], dataset.user_features
@@ -48,7 +53,9 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False) -> Evalu
     return Labelled(contexts, label_matrix(dataset, split)[contexts], groups)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
   held_out, where = ranking.held_out(held, masked, dataset.num_items)
-  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, held.users, _groups(dataset, held.items))
+  candidates = sampled_candidates(dataset, held, sampled, sampled_seed) if sampled else None
+  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, _groups(dataset, held.items), held,
+                    candidates)
 
 
 def _groups(dataset, items) -> dict[str, np.ndarray]:
@@ -82,18 +89,21 @@ def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
 
   Of groups of held-out items (cold and warm, popular and unpopular; where there are both) also
   "recall@10(cold)", and NDCG: these items counted alone, NaN for a user that has none; all items compete.
-  Raises InputError where scores are not finite.
+  If it was laid out for the sampled protocol, also `sampled_ranking`. Raises InputError where scores are not
+  finite.
   """
   lines = np.asarray(ranking.network_ranks(module, variables, evaluation.layout))
   ranks = lines[evaluation.where[:, 0], evaluation.where[:, 1]]
   if (ranks == -2).any():
-    raise InputError(f"the scores of user {evaluation.users[ranks == -2][0]} (index) are not finite")
-  users, values = metrics.per_user(evaluation.users, ranks, cutoffs)
+    raise InputError(f"the scores of user {evaluation.held.users[ranks == -2][0]} (index) are not finite")
+  users, values = metrics.per_user(evaluation.held.users, ranks, cutoffs)
   for name, kept in evaluation.groups.items():
-    who, own = metrics.per_user(evaluation.users[kept], ranks[kept], cutoffs)
+    who, own = metrics.per_user(evaluation.held.users[kept], ranks[kept], cutoffs)
     for metric in (m for m in own if m.startswith(_BY_GROUP)):
       values[f"{metric}({name})"] = np.full(len(users), np.nan)
       values[f"{metric}({name})"][np.searchsorted(users, who)] = own[metric]
+  if evaluation.sampled is not None:
+    values |= sampled_ranking(module, variables, evaluation.held, evaluation.sampled, cutoffs)[1]
   return users, values
 
 

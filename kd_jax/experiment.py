@@ -20,11 +20,11 @@ from kd_jax import (
     batches,
     checkpoint,
     evaluate,
+    monitoring,
     parallel,
     progress,
     resample,
     runs,
-    tasks,
     train,
     transfer,
 )
@@ -43,6 +43,7 @@ class Position(NamedTuple):
   best: dict[str, float] | None = None  # validation metrics of the best epoch
   stale: int = 0  # validations without improvement
   seconds: float = 0.0
+  others: dict[str, float] = {}  # noqa: RUF012 best values of the further metrics of --monitor
 
 
 def cache_compilations(cache_dir: str | None) -> None:
@@ -88,15 +89,16 @@ def _fit(values, ready) -> dict[str, Any]:
   """A baseline in closed form: no epochs."""
   start = time.perf_counter()
   params = {train.STUDENT: dict(ready.run.networks)[train.STUDENT].fit(ready.dataset)}
-  values_of = _validate(ready, evaluate.layout(ready.dataset, "validation"), {"networks": params})
-  position = Position(0, 0, values_of[ready.monitor], values_of, 0, time.perf_counter() - start)
+  layout = evaluate.layout(ready.dataset, "validation", sampled=monitoring.needs(ready.monitor)[1])
+  position = Position(seconds=time.perf_counter() - start)
+  position, _ = monitoring.compare(ready.monitor, position, _validate(ready, layout, {"networks": params}))
   checkpoint.save(values.workdir, 0, {}, params, position._asdict())
   return _finish(values, ready, position)
 
 
 def _validate(ready, layout, params) -> dict[str, float]:
   module, variables = dict(ready.run.networks)[train.STUDENT], train.variables(ready.given, params, train.STUDENT)
-  return evaluate.means(evaluate.measure(module, variables, layout, tasks.cutoffs(ready.monitor))[1])
+  return evaluate.means(evaluate.measure(module, variables, layout, monitoring.needs(ready.monitor)[0])[1])
 
 
 def _train(values, ready, sources) -> dict[str, Any]:
@@ -114,7 +116,10 @@ def _train(values, ready, sources) -> dict[str, Any]:
   if _done(values, position):
     return _finish(values, ready, position)
   epoch = _epoch_function(values, ready, sources, jax.random.fold_in(root, 1))
-  layout = evaluate.layout(ready.dataset, "validation")
+  sampled = monitoring.needs(ready.monitor)[1]
+  layouts = {"validation": evaluate.layout(ready.dataset, "validation", sampled=sampled)}
+  if values.log_test:
+    layouts["test"] = evaluate.layout(ready.dataset, "test", values.mask_validation, sampled)
   # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
   whole = math.lcm(*(kd.lists.every for _, kd in ready.run.kds))
   saved_at = time.perf_counter()
@@ -125,11 +130,11 @@ def _train(values, ready, sources) -> dict[str, Any]:
       position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
       line = {"epoch": position.epoch, "loss": losses, "seconds": seconds}
       if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
-        line["validation"] = _validate(ready, layout, state.params)
-        position, improved = _compare(ready.monitor, position, line["validation"])
+        line |= {split: _validate(ready, layout, state.params) for split, layout in layouts.items()}
+        position, improved = monitoring.compare(ready.monitor, position, line["validation"])
         best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
       runs.append_metrics(values.workdir, line)
-      report(line, ready.monitor, position)
+      report(line, monitoring.names(ready.monitor)[0], position)
       due = stop or time.perf_counter() - saved_at > _SAVE_SECONDS
       if _done(values, position) or (due and position.epoch % whole == 0):
         checkpoint.save(values.workdir, position.epoch, state, best, position._asdict())
@@ -141,13 +146,6 @@ def _train(values, ready, sources) -> dict[str, Any]:
 
 def _done(values, position):
   return position.epoch >= values.epochs or (values.patience > 0 and position.stale >= values.patience)
-
-
-def _compare(monitor, position, validation) -> tuple[Position, bool]:
-  value = validation[monitor]
-  if position.best is None or tasks.better(monitor, value, position.best_value):
-    return position._replace(best_epoch=position.epoch, best_value=value, best=validation, stale=0), True
-  return position._replace(stale=position.stale + 1), False
 
 
 def _epoch_function(values, ready, sources, rng):

@@ -14,6 +14,8 @@ without held-out items have no value and are not in the mean. Conventions are th
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 NAMES = ("recall", "precision", "f1", "ndcg", "hit", "mrr", "map")
@@ -49,12 +51,12 @@ def per_user(users: np.ndarray, ranks: np.ndarray, cutoffs: tuple[int, ...]) -> 
   return evaluated, values
 
 
-def parse(name: str) -> tuple[str, int]:
-  """("ndcg", 10) of "ndcg@10". Raises ValueError."""
-  metric, _, k = name.partition("@")
-  if metric not in NAMES or not k.isdigit() or not int(k):
-    raise ValueError(f"{name!r} is not a metric like {', '.join(n + '@10' for n in NAMES)}")
-  return metric, int(k)
+def parse(name: str) -> tuple[str, int, int]:
+  """("ndcg", 10, 0) of "ndcg@10", ("hit", 5, 499) of "hit@5(sampled 499)". Raises ValueError."""
+  found = re.fullmatch(r"(\w+)@([1-9]\d*)(?:\(sampled ([1-9]\d*)\))?", name, re.ASCII)
+  if not found or found[1] not in NAMES:
+    raise ValueError(f"{name!r} is not a metric like {', '.join(n + '@10' for n in NAMES)} or hit@10(sampled 499)")
+  return found[1], int(found[2]), int(found[3] or 0)
 
 
 def transfer_ratio(teacher: float, student: float, distilled: float) -> float:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, data, evaluate, label_metrics, metrics, ranking, runs, teachers
+from kd_jax import artifacts, data, evaluate, label_metrics, metrics, monitoring, ranking, runs, teachers
 from kd_jax.base import InputError
 
 _OVERLAP = 10  # k of teacher-student overlap@k
@@ -39,7 +39,8 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   found = evaluate.means(values)
   report = {"run": str(run), "data": info["data"], "synthetic": info["synthetic"], "split": split, "options": chosen,
             "candidates": _candidates(dataset, split, mask_validation), "users": len(users),
-            "evaluated": "users" if dataset.contexts is None else "contexts", "metrics": found,
+            "evaluated": "users" if dataset.contexts is None else "contexts",
+            "metrics": found | (_own_epochs(run, result["monitor"]) if split == "test" else {}),
             "cold_test_share": dataset.report["audit"].get("cold_test_share"),
             "model": info["model"], "parameters": info["parameters"], "bytes": info["bytes"],
             "epochs": result["epochs"], "training_seconds": result["seconds"]}
@@ -53,6 +54,17 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   _save_values(run, split, dataset.user_ids[users], values)
   artifacts.write_json_atomic(pathlib.Path(run) / f"{split}.json", report)
   return report
+
+
+def _own_epochs(run, monitor) -> dict[str, float]:
+  """Test metrics where every cut-off of --monitor has the epoch that is best by its own metric, with --log_test."""
+  log, found = pathlib.Path(run) / runs.METRICS, {}
+  lines = [line for line in runs.read_metrics(run) if "test" in line] if log.exists() else []
+  for name in monitoring.names(monitor) if lines and monitor != monitoring.LAST else ():
+    best, cutoff = max(lines, key=lambda line: line["validation"][name]), name.partition("@")[2]
+    for metric in (m for m in best["test"] if m.partition("@")[2] == cutoff):
+      found[f"{metric[:-1]}, own epoch)" if metric.endswith(")") else f"{metric}(own epoch)"] = best["test"][metric]
+  return found
 
 
 def options(mask_validation: bool = False, history: str = "train", sampled: int = 0,
@@ -88,12 +100,7 @@ def _candidates(dataset, split, mask_validation) -> str:
 def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_seed):
   """(evaluated users [V], {metric: [V]})."""
   module, variables = teachers.network(run, evaluate.with_history(dataset, history))
-  users, values = evaluate.measure(module, variables, evaluate.layout(dataset, split, mask_validation))
-  if sampled and dataset.contexts is None:
-    held = getattr(dataset, split)
-    candidates = evaluate.sampled_candidates(dataset, held, sampled, sampled_seed)
-    values |= evaluate.sampled_ranking(module, variables, held, candidates)[1]
-  return users, values
+  return evaluate.measure(module, variables, evaluate.layout(dataset, split, mask_validation, sampled, sampled_seed))
 
 
 def _against_teacher(run, teacher, dataset, info) -> dict[str, Any]:

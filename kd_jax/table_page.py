@@ -27,7 +27,7 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
           f"{_cold(result)}. Data: `{result['data']}`.")
   notes = [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
-              _groups(result), _comparisons(result, names[0])]
+              _curves(result), _groups(result), _comparisons(result)]
   return "\n".join(line for section in sections if section for line in [*section, ""])
 
 
@@ -61,6 +61,12 @@ def _verdicts(table, result) -> list[str]:
           f"{within} of {len(judged)} values are within the tolerance that was set beforehand."]
 
 
+def _curves(result) -> list[str]:
+  rows = [[metric, row["row"], str(x["epoch"]), f"{x['published']:.4f}", _mean(x)] for row in result["rows"]
+          for metric, points in row["test_curve"].items() for x in points]
+  return rows and ["## Beside published curves", "", *_lines(["metric", "row", "epochs", "published", "ours"], rows)]
+
+
 def _groups(result) -> list[str]:
   names = list(dict.fromkeys(name for row in result["rows"] for name in row["groups"]))
   if not names:
@@ -72,9 +78,10 @@ def _groups(result) -> list[str]:
           "popular items that have half of all training interactions; cold ones have none."]
 
 
-def _comparisons(result, metric) -> list[str]:
+def _comparisons(result) -> list[str]:
   if not result["comparisons"]:
     return []
+  metric = next(iter(result["comparisons"][0]["metrics"]))
   rows = []
   for entry in result["comparisons"]:
     x = entry["metrics"][metric]

@@ -13,6 +13,7 @@
   [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed,
                            `init_from = "row"` starts from its parameters
            published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
+           published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}, test values after so many epochs; --log_test
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from kd_jax import (
     figures,
     lookup,
     metrics,
+    monitoring,
     report,
     runs,
     significance,
     table_page,
-    tasks,
 )
 from kd_jax.base import InputError
 
@@ -44,7 +45,7 @@ _FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
 _KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
          "tolerance", "row"}
 _FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
-_ROW_KEYS = {"row", "flags", *_FROM_ROWS, "published", "tolerance", "note"}
+_ROW_KEYS = {"row", "flags", *_FROM_ROWS, "published", "published_curve", "tolerance", "note"}
 _TOLERANCES = {"absolute", "relative", "stds"}
 _GROUPS = ("warm", "cold", "popular", "unpopular")
 
@@ -84,7 +85,9 @@ def _check(path, table):
     if not others <= set(names) or names.count(row.get("row")) != 1:
       raise InputError(f"{path}: row {row.get('row')!r} is named twice or its {' or '.join(_FROM_ROWS)} is no row")
     values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))
-    tasks.cutoffs(values.monitor)
+    monitoring.needs(values.monitor)
+    if "published_curve" in row and not values.log_test:
+      raise InputError(f"{path}: row {row['row']!r}: published_curve needs --log_test")
   mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
   missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
   if missing or any(len(pair) != 2 for pair in table.get("compare", [])):
@@ -145,7 +148,10 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
     print(f"{number}/{total}  {row['row']}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
           f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
   monitor = runs.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / runs.RESULT)["monitor"]
+  monitor = table["metrics"][0] if monitor == monitoring.LAST else monitoring.names(monitor)[0]
   result = _result(table, reports, seeds)
+  for row, made in zip(table["row"], result["rows"], strict=True):
+    made["test_curve"] = _beside_published(row, [run_dir(runs_dir, row["row"], seed) for seed in range(seeds)])
   result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor, "folds": folds}
   root = pathlib.Path(workdir)
   artifacts.write_json_atomic(root / f"{table['name']}.json", result)
@@ -205,14 +211,15 @@ def _judge(summary, published, tolerance) -> dict[str, Any]:
 
 def _compare(table, reports, runs_dir) -> list[dict[str, Any]]:
   """Significance tests between rows; none where runs were evaluated on different users."""
-  values, users = {}, set()
+  values, users, kept = {}, set(), table["metrics"]
   for row, made in reports.items():
     found = [report.user_values(run_dir(runs_dir, row, seed), "test", table["metrics"]) for seed in range(len(made))]
     users |= {tuple(ids.tolist()) for ids, _ in found}
-    values[row] = {m: np.stack([v[m] for _, v in found]) for m in table["metrics"] if m in found[0][1]}
-    if len(users) > 1 or len(values[row]) < len(table["metrics"]):
+    kept = [m for m in kept if all(m in v for _, v in found)]  # some metrics are not of one epoch, or not of users
+    if len(users) > 1:
       return []
-  return significance.compare_rows(values, _pairs(table, reports), table["metrics"])
+    values[row] = {m: np.stack([v[m] for _, v in found]) for m in kept}
+  return significance.compare_rows(values, _pairs(table, reports), kept) if kept else []
 
 
 def _pairs(table, reports) -> list[tuple[str, str]]:
@@ -240,6 +247,16 @@ def _curves(table, seeds, runs_dir, metric) -> dict[str, list[tuple[list[int], l
       lines = [[x for x in runs.read_metrics(log.parent) if metric in x.get("validation", {})] for log in logs]
       if all(lines):
         found[row["row"]] = [([x["epoch"] for x in of], [x["validation"][metric] for x in of]) for of in lines]
+  return found
+
+
+def _beside_published(row, directories) -> dict[str, list[dict[str, Any]]]:
+  """{metric: [{epoch, published, mean, std, values}]} of the points of a published curve that runs reached."""
+  found = {}
+  for metric, points in row.get("published_curve", {}).items():
+    lines = [{x["epoch"]: x["test"][metric] for x in runs.read_metrics(d) if "test" in x} for d in directories]
+    reached = [(epoch, value, [own[epoch] for own in lines if epoch in own]) for epoch, value in points]
+    found[metric] = [{"epoch": e, "published": value} | _summary(values) for e, value, values in reached if values]
   return found
 
 

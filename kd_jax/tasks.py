@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from kd_jax import evaluate, label_metrics, metrics
+from kd_jax import label_metrics, metrics
 from kd_jax.base import Array, Batch, Dataset, InputError, Outputs
 
 
@@ -66,6 +66,7 @@ class Task(NamedTuple):
   metrics: tuple[str, ...]  # names, of ranking metrics without their cut-off
 
 
+LAST = "epoch"  # as --monitor: the last epoch is the best
 INTERACTIONS = Task({"bpr": bpr, "bce": bce, "softmax": softmax, "cross_entropy": cross_entropy}, "bpr", "ndcg@10",
                     metrics.NAMES)
 TAGS = Task({"bce": logistic, "softmax": label_softmax}, "bce", "map", label_metrics.TAGS)
@@ -82,23 +83,14 @@ def of(dataset: Dataset) -> Task:
 def choose(dataset: Dataset, loss: str, monitor: str) -> tuple[Callable[[Outputs, Batch], Array], str]:
   """(base loss, metric) of --loss and --monitor, or where they are empty the data's own. Raises InputError."""
   task = of(dataset)
-  for flag, value, choices in (("loss", loss, task.losses), ("monitor", monitor.partition("@")[0], task.metrics)):
-    if value and value not in choices:
-      raise InputError(f"--{flag}={value}: for {dataset.name} choose from {', '.join(choices)}")
+  monitored = [name.strip().partition("@")[0] for name in monitor.split(",")]
+  for flag, given, choices in (("loss", [loss], task.losses), ("monitor", monitored, (*task.metrics, LAST))):
+    for value in given:
+      if value and value not in choices:
+        raise InputError(f"--{flag}={value}: for {dataset.name} choose from {', '.join(choices)}")
   return task.losses[loss or task.loss], monitor or task.monitor
 
 
 def better(metric: str, value: float, than: float) -> bool:
   """Whether a value of a metric is better than another."""
   return value < than if metric in label_metrics.LOWER_IS_BETTER else value > than
-
-
-def cutoffs(monitor: str) -> tuple[int, ...]:
-  """The usual cut-offs and that of a metric, if it has one. Raises InputError for an unknown metric."""
-  if not monitor or monitor in {*TAGS.metrics, *CLICKS.metrics}:
-    return evaluate.CUTOFFS
-  try:
-    _, k = metrics.parse(monitor)
-  except ValueError as error:
-    raise InputError(f"--monitor: {error}") from None
-  return tuple(sorted({*evaluate.CUTOFFS, k}))

@@ -109,14 +109,16 @@ def test_more_held_out_items_than_places_can_still_be_perfect_in_ndcg():
   assert found["ndcg"] == pytest.approx(1) and found["precision"] == 1 and found["recall"] == pytest.approx(2 / 5)
 
 
-@pytest.mark.parametrize("name", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x", "auc@10", "@10", "ndcg@1.5", ""])
+@pytest.mark.parametrize("name", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x", "auc@10", "@10", "ndcg@1.5", "",
+                                  "hit@5(sampled 0)", "hit@5(sampled)"])
 def test_wrong_names_are_refused(name):
   with pytest.raises(ValueError, match="is not a metric"):
     metrics.parse(name)
 
 
 def test_names_are_parsed():
-  assert [metrics.parse(f"{n}@20") for n in metrics.NAMES] == [(n, 20) for n in metrics.NAMES]
+  assert [metrics.parse(f"{n}@20") for n in metrics.NAMES] == [(n, 20, 0) for n in metrics.NAMES]
+  assert metrics.parse("hit@5(sampled 499)") == ("hit", 5, 499)
   assert set(of([0], 1)) == set(metrics.NAMES)
 
 

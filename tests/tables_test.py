@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from kd_jax import figures, report, significance, tables
+from kd_jax import figures, report, runs, significance, tables
 from kd_jax.base import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "tables").glob("*.toml"))
@@ -19,7 +19,8 @@ metrics = ["ndcg@10", "recall@10"]
 student_row = "student"
 teacher_row = "teacher"
 tolerance = {absolute = 0.5, relative = 0.1}
-flags = ["--data=synthetic(users=60, items=240, interactions_per_user=16)", "--epochs=2", "--batch_size=256"]
+flags = ["--data=synthetic(users=60, items=240, interactions_per_user=16)", "--epochs=2", "--log_test",
+         "--batch_size=256"]
 [[row]]
 row = "teacher"
 flags = ["--model=mf(dim=8)"]
@@ -28,6 +29,7 @@ note = "said of the teacher"
 row = "student"
 flags = ["--model=mf(dim=2)"]
 published = {"recall@10" = 0.03}
+published_curve = {"ndcg@10" = [[1, 0.02], [2, 0.03], [9, 0.04]]}
 [[row]]
 row = "both"
 teacher = ["teacher", "student"]
@@ -84,6 +86,15 @@ def test_comparisons_are_of_the_users_values_averaged_over_seeds(made):
   assert {k: found[k] for k in expected} == expected and 0 < expected["users"] <= 60
 
 
+def test_published_curves_stand_beside_the_epochs_that_were_run(made):
+  folder, result = made
+  points = result["rows"][1]["test_curve"]["ndcg@10"]
+  assert [(x["epoch"], x["published"]) for x in points] == [(1, 0.02), (2, 0.03)]
+  lines = [runs.read_metrics(folder / "runs" / f"student-seed{seed}") for seed in range(2)]
+  assert [x["values"] for x in points] == [[line[e]["test"]["ndcg@10"] for line in lines] for e in range(2)]
+  assert "| ndcg@10 | student | 2 | 0.0300 |" in (folder / "small.md").read_text()
+
+
 def test_the_page_shows_all_of_it(made):
   page = (made[0] / "small.md").read_text()
   for words in ("| recall@10 | both | 0.9000 |", "| below |", "| both − student |", "1 of 2 values are within",
@@ -131,7 +142,7 @@ def test_every_table_is_well_formed(path):
     ('["teacher", "student"]', '["teacher", "no"]', "'both'"), ('student_row = "student"', 'student_row = "x"', "'x'"),
     ("seeds = 2", 'compare = [["both", "no"]]', "'no'"),
     ("seeds = 2", 'compare = [["both"]]', "compare"), ('"recall@10" = 0.9', '"recall@7" = 0.9', "recall@7"),
-    ("kl(k=10)", "kll(k=10)", "did you mean kl")])
+    (', "--log_test"', "", "needs --log_test"), ("kl(k=10)", "kll(k=10)", "did you mean kl")])
 def test_what_cannot_be_is_refused(old, new, said, tmp_path):
   assert TABLE.count(old) == 1
   (tmp_path / "small.toml").write_text(TABLE.replace(old, new))

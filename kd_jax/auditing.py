@@ -50,13 +50,12 @@ def leaks(dataset: Dataset) -> dict[str, int]:
 def measure(dataset: Dataset, factors: int) -> dict[str, Any]:
   """`full` and `sampled` metrics of the test split by PureSVD."""
   module, variables = pure_svd(dataset, factors)
-  layout = evaluate.layout(dataset, "test")
-  found = {"full": evaluate.means(evaluate.full_ranking(module, variables, layout, (10,))[1])}
   known = np.bincount(np.concatenate([getattr(dataset, name).users for name in splits.NAMES]))
   n = min(SAMPLED, dataset.num_items - int(known.max()))
-  candidates = evaluate.sampled_candidates(dataset, dataset.test, n, seed=0)
-  found["sampled"] = evaluate.means(evaluate.sampled_ranking(module, variables, dataset.test, candidates, (10,))[1])
-  return found
+  layout = evaluate.layout(dataset, "test", sampled=n)
+  found = evaluate.means(evaluate.full_ranking(module, variables, layout, (10,))[1])
+  return {"full": {k: v for k, v in found.items() if "(sampled" not in k},
+          "sampled": {k: v for k, v in found.items() if "(sampled" in k}}
 
 
 def pure_svd(dataset: Dataset, factors: int) -> tuple[Any, dict]:

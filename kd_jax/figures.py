@@ -9,6 +9,8 @@ import numpy as np
 
 COLORS = ("#7aa6c2", "#d08770", "#8fbc8f", "#b48ead", "#c9a13b", "#6f6f6f", "#4c72b0", "#a0522d")
 
+_TILT = 20  # degrees, of the names of rows
+
 
 def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[float]]]], path: pathlib.Path) -> None:
   """Writes the panels that `result`, a table's JSON, has something for.
@@ -47,6 +49,7 @@ def _bars(axes, result):
     axes.plot(*zip(*published, strict=True), "kx", label="published")
     axes.legend(frameon=False)
   axes.set_ylabel(metric)
+  axes.tick_params(axis="x", rotation=_TILT)
 
 
 def _sizes(axes, result):
@@ -90,4 +93,5 @@ def _groups(axes, result):
              color=COLORS[number], capsize=2, label=group)
   axes.set_xticks(np.arange(len(rows)) + 0.2, [row["row"] for row in rows])
   axes.set_ylabel("recall@10 of a group")
+  axes.tick_params(axis="x", rotation=_TILT)
   axes.legend(frameon=False)

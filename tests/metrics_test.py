@@ -195,6 +195,14 @@ def test_groups_of_items_are_counted_apart_among_all_items(tied):
   assert {n for n in found if "(" not in n} == {f"{n}@{k}" for n in metrics.NAMES for k in CUTOFFS}
 
 
+def test_the_item_in_the_middle_of_all_popularity_is_popular(make_dataset):
+  dataset = make_dataset(num_users=10, num_items=30)  # five, three and two of ten training interactions
+  dataset = dataset._replace(train=Interactions(np.arange(10), np.repeat([4, 9, 2], [5, 3, 2])))
+  groups = evaluate._groups(dataset, np.array([2, 4, 9, 0]))
+  assert groups["popular"].tolist() == [False, True, False, False] == (~groups["unpopular"]).tolist()
+  assert groups["cold"].tolist() == [False, False, False, True]
+
+
 def test_validation_is_masked_only_on_request(tied):
   dataset, module, variables, _ = tied
   plain, masked = (evaluate.means(evaluate.full_ranking(

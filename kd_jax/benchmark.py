@@ -29,6 +29,7 @@ from kd_jax import (
 )
 
 PLAIN = "plain"
+_WARM_SECONDS = 30
 
 
 def measure(function: Callable[[], Any], repeats: int) -> dict[str, float]:
@@ -46,9 +47,10 @@ def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch
   """Yields (what, seconds): evaluation, then an epoch of the plain student and of every method.
 
   An epoch is drawing batches and targets plus training; its parts are given as well. Where the student ranks
-  every n epochs, a timing is the mean of n. Every method starts from the student after `warmup` plain epochs.
-  The teacher is untrained: what it says does not change the time. For methods on representations
-  `needed` is what the matrix products of the method itself would take at this machine's speed.
+  every n epochs, a timing is the mean of n. Every method starts from the student after `warmup` plain epochs
+  and has as many of its own first, or half a minute of them. The teacher is untrained: what it says does not change
+  the time. For methods on representations `needed` is what the matrix products of the method itself would take at
+  this machine's speed.
   """
   dataset = data.load(data_spec, data_dir, cache_dir)
   student, teacher = (teachers.build_module(m, dataset) for m in (model, teacher_model))
@@ -64,6 +66,9 @@ def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch
       yield "evaluation", measure(lambda: evaluate.measure(student, variables, layout)[1], repeats)  # noqa: B023
       learned = variables["params"]
     state.params["networks"][train.STUDENT] = jax.tree.map(jnp.copy, learned)
+    deadline, done = time.perf_counter() + _WARM_SECONDS, 0
+    while kd != PLAIN and done < warmup and time.perf_counter() < deadline:
+      (state, _), done = epoch(state), done + 1
     seconds = _measure_epoch(epoch, state, repeats, _cycle(kd))
     yield f"epoch {kd}", seconds | ({"needed": needed / speed} if needed else {})
 

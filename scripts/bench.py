@@ -13,7 +13,7 @@ FLAGS = cli.define(
     kds=("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
     methods=("boolean", False, "Time every method at its defaults instead."),
     batch_size=("integer", 2048, "Interactions per step."),
-    warmup=("integer", 30, "Plain epochs before the first timing: ranked lists settle as the student learns."),
+    warmup=("integer", 50, "Epochs before the first timing: ranked lists settle as the student learns."),
     repeats=("integer", 7, "Timings after the warm-up; the median counts."),
     out=("string", None, "Write the timings to this JSON file."))
 

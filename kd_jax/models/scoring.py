@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from kd_jax.base import Array, Outputs
 
-# Numbers gathered at a time, measured: scores want a core's cache, scatters want long loops.
-_FORWARD, _BACKWARD = 100_000, 1_500_000
+_NUMBERS = 100_000  # gathered at a time: they stay in a core's cache
 _FEW = 8  # With fewer candidates there is nothing to save.
 
 
@@ -24,7 +23,7 @@ def gathered_product(query: Array, table: Array, items: Array) -> Array:
   """einsum("bd,bcd->bc", query, table[items]) without keeping table[items] [B, C, D] in memory."""
   if items.shape[1] < _FEW:
     return _product(query, table, items)
-  blocks = _blocks(_FORWARD, table, items, query, items)
+  blocks = _blocks(table, items, query, items)
   scores = jax.lax.map(lambda x: _product(x[0], table, x[1]), blocks)
   return scores.reshape(-1, items.shape[1])[: items.shape[0]]
 
@@ -49,18 +48,18 @@ def _backward(saved, cotangent):
     updates = (cotangent[:, :, None] * query[:, None]).reshape(-1, query.shape[1])  # [b * C, D]
     return table_gradient.at[items.reshape(-1)].add(updates), query_gradient
 
-  blocks = _blocks(_BACKWARD, table, items, query, items, cotangent)
+  blocks = _blocks(table, items, query, items, cotangent)
   table_gradient, query_gradient = jax.lax.scan(block, jnp.zeros_like(table), blocks)
   return query_gradient.reshape(-1, query.shape[1])[: items.shape[0]], table_gradient, None
 
 
-def _blocks(numbers, table, items, *arrays):
-  """Arrays [B, ...] cut into [blocks, rows, ...] that gather about `numbers` numbers each.
+def _blocks(table, items, *arrays):
+  """Arrays [B, ...] cut into [blocks, rows, ...] that gather about _NUMBERS numbers each.
 
   Padded with zeros: row 0 of the table, with a zero query and cotangent.
   """
   batch = items.shape[0]
-  rows = max(1, min(batch, numbers // (items.shape[1] * table.shape[1])))
+  rows = max(1, min(batch, _NUMBERS // (items.shape[1] * table.shape[1])))
   cut = lambda x: jnp.pad(x, [(0, -batch % rows)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, rows, *x.shape[1:])
   return tuple(cut(x) for x in arrays)
 

@@ -83,4 +83,5 @@ def _costs_note(costs) -> str:
   machine = ", ".join(f"{k} {v}" for k, v in costs["machine"].items())
   return (f"Costs: `{costs['command']}`, {costs['seconds']['epoch plain']['median']:.3f} s for an epoch of the plain "
           f"student; {machine}. For methods on representations: the seconds beyond the plain epoch, over those that "
-          "the method's own matrix products would take at the speed of a large one.")
+          "the method's own matrix products would take at the speed of a large one; RKD and VkD spend theirs on other "
+          "arithmetic.")

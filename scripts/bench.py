@@ -21,7 +21,8 @@ FLAGS = cli.define(
 def main(values):
   kds = [kd.strip() for kd in values.kds.split(";") if kd.strip()]
   if values.methods:
-    kds = [f"{name}()" for name in cli.lookup.names("losses")]
+    methods = {f"{name}()": cli.lookup.build("losses", cli.lookup.Call(name)) for name in cli.lookup.names("losses")}
+    kds = [kd for kd, method in methods.items() if not method.labels]  # there are none in interactions
   for kd in kds:
     cli.lookup.parse_sum("losses", kd, "kds")
   from kd_jax import artifacts, benchmark

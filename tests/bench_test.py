@@ -1,0 +1,30 @@
+"""The benchmark runs on what users name, and says what it was."""
+
+import json
+
+import pytest
+
+SMALL = ("--data=synthetic(users=100, items=240, interactions_per_user=16)", "--model=mf(dim=4)",
+         "--teacher_model=mf(dim=8)", "--batch_size=256", "--repeats=2", "--warmup=1")
+
+
+@pytest.mark.short
+def test_an_unknown_method_is_refused_before_anything_is_timed(script):
+  done = script("bench", *SMALL, "--kds=kl(); nonsense()")
+  assert done.returncode == 2 and "nonsense" in done.stderr and not done.stdout
+
+
+def test_every_method_named_is_timed_and_written(script, tmp_path):
+  out = tmp_path / "timings.json"
+  kds = "dcd(k=3, depth=6, temperature=1.0, every=2); fitnet()"
+  done = script("bench", *SMALL, f"--kds={kds}", f"--out={out}")
+  assert done.returncode == 0, done.stderr
+  written = json.loads(out.read_text())
+  names = ["evaluation", "epoch plain", *(f"epoch {kd}" for kd in kds.split("; "))]
+  assert list(written["seconds"]) == names and all(name in done.stdout for name in names)
+  for seconds in written["seconds"].values():
+    assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+  # Two projections of 4 to 8 numbers, of users and of items, with their gradients: nothing beside the rest.
+  assert 0 < written["seconds"]["epoch fitnet()"]["needed"] < written["seconds"]["epoch fitnet()"]["median"]
+  assert "needed" not in written["seconds"]["epoch plain"]
+  assert "scripts/bench.py" in written["command"] and written["machine"]["cores"] >= 1

@@ -76,6 +76,15 @@ class Outputs(NamedTuple):
   query: Array | None = None  # [B, D] representation of the context
   items: Array | None = None  # [B, C, D] (or [C, D], all items) representations of the candidates
 
+  def of(self, items: Array | None) -> Outputs:
+    """What outputs for all candidates say of `items` [B, C]; all of it where that is None."""
+    import jax.numpy as jnp  # here, so that flag parsing stays fast
+
+    if items is None:
+      return self
+    scores = jnp.take_along_axis(self.scores, items, axis=1)
+    return Outputs(scores, self.query, None if self.items is None else self.items[items])
+
 
 class Ranked(NamedTuple):
   """A ranked list, best first; -1 and -inf where fewer than K items qualify."""

@@ -36,12 +36,12 @@ def export_run(run: str, out: str, top_k: int, exclude_seen: bool, data_dir: str
 
 def _recommender(module, variables, dataset, top_k, exclude_seen):
   """users [b] -> (items [b, top_k], scores [b, top_k]); weights and training items are constants of it."""
-  tables = jax.tree.map(np.asarray, module.apply(variables, method="tables"))
-  variables = jax.tree.map(np.asarray, variables)
+  fixed = jax.tree.map(np.asarray, (variables, module.apply(variables, method="tables")))
   history = _history(dataset)
 
   def recommend(users):
-    scores = module.apply(variables, {"users": users}, jax.tree.map(jnp.asarray, tables)).scores
+    own, tables = jax.tree.map(jnp.asarray, fixed)
+    scores = module.apply(own, {"users": users}, tables).scores
     if exclude_seen:
       rows = jnp.arange(users.shape[0])[:, None]
       scores = scores.at[rows, jnp.asarray(history)[users]].set(-jnp.inf, mode="drop")
@@ -52,8 +52,7 @@ def _recommender(module, variables, dataset, top_k, exclude_seen):
 
 def _history(dataset) -> np.ndarray:
   """Training items [U, H], padded with I."""
-  history = ranking.seen_in(dataset)
-  seen = ranking.seen_of(history.users, history.items, dataset.num_users, dataset.num_items)
+  seen = ranking.seen_by_users(dataset)
   degrees = np.diff(seen.starts)
   history = np.full((dataset.num_users, max(1, degrees.max())), dataset.num_items, np.int32)
   column = np.arange(len(seen.items)) - np.repeat(seen.starts[:-1], degrees)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import teacher_formats
@@ -33,7 +32,7 @@ class Scores(nn.Module):
 
   def __call__(self, batch, tables=None) -> Outputs:
     scores = (self.tables() if tables is None else tables)[batch["users"]]
-    return Outputs(scores if batch.get("items") is None else jnp.take_along_axis(scores, batch["items"], axis=1))
+    return Outputs(scores).of(batch.get("items"))
 
 
 class Imported(NamedTuple):

@@ -113,7 +113,7 @@ def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | Non
   apply = lambda batch: module.apply(variables, {k: batch[k] for k in _CONTEXT if k in batch}, tables, rngs=rngs)
   base = batches["base"]["users"] if "base" in batches and "items" not in batches["base"] else None
   outs = {key: apply(b) for key, b in batches.items() if key == "base" or ("items" not in b and b["users"] is not base)}
-  outs |= {key: _listed(outs["base"], b.get("items")) for key, b in batches.items() if b["users"] is base}
+  outs |= {key: outs["base"].of(b.get("items")) for key, b in batches.items() if b["users"] is base}
   listed = {key: b for key, b in batches.items() if key not in outs}
   if listed:  # Candidates lie side by side in one apply, then are cut apart.
     blocks = [b["items"] for b in listed.values()]
@@ -123,12 +123,6 @@ def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | Non
     items = [None] * len(scores) if out.items is None else jnp.split(out.items, cuts, axis=1)
     outs |= {k: Outputs(s, out.query, i) for k, s, i in zip(listed, scores, items, strict=True)}
   return outs
-
-
-def _listed(whole: Outputs, items) -> Outputs:
-  """What `whole`, the outputs for all candidates, says of `items` [B, C]; all of it if there are none."""
-  of = None if items is None or whole.items is None else whole.items[items]
-  return whole if items is None else Outputs(jnp.take_along_axis(whole.scores, items, axis=1), whole.query, of)
 
 
 def entities(module, variables: dict, target: Batch) -> Outputs:

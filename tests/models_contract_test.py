@@ -95,6 +95,21 @@ def test_same_with_and_without_jit(model):
   np.testing.assert_allclose(compiled, module.apply(variables, BATCH).scores, rtol=1e-5, atol=1e-7)
 
 
+def test_traces_for_any_number_of_users(model):
+  module, variables = model
+  fixed = jax.tree.map(np.asarray, (variables, module.apply(variables, method="tables")))  # as an export holds them
+
+  @jax.jit
+  def score(users):
+    own, tables = jax.tree.map(jnp.asarray, fixed)
+    return module.apply(own, {"users": users}, tables).scores
+
+  (b,) = jax.export.symbolic_shape("b")
+  program = jax.export.export(score)(jax.ShapeDtypeStruct((b,), jnp.int32))
+  expected = module.apply(variables, {"users": jnp.arange(5)}).scores
+  np.testing.assert_allclose(program.call(jnp.arange(5)), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_gradients_are_finite_and_reach_every_table(model):
   module, variables = model
   if hasattr(module, "fit"):

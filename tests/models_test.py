@@ -142,18 +142,6 @@ def test_wrong_arguments_are_one_line(factory, arguments):
     factory(USERS, ITEMS, **arguments)
 
 
-@pytest.mark.parametrize("factory", [neumf, cdae, lightgcn])
-def test_traces_for_any_number_of_users_over_numpy_constants(data, factory):
-  module = factory(USERS, ITEMS)
-  variables = make(module, data, scale=0.1)
-  stored = jax.tree.map(np.asarray, variables)  # as an export holds them
-  (b,) = jax.export.symbolic_shape("b")
-  tables = module.apply(variables, method="tables")
-  program = jax.export.export(jax.jit(lambda users: module.apply(stored, {"users": users}, tables).scores))(
-      jax.ShapeDtypeStruct((b,), jnp.int32))
-  np.testing.assert_allclose(program.call(jnp.arange(5)), all_scores(module, variables)[:5], rtol=1e-4, atol=1e-5)
-
-
 TRAINED = {"neumf": "neumf(dim=8)", "cdae": "cdae(dim=16)", "lightgcn": "lightgcn(dim=16, layers=2)"}
 
 

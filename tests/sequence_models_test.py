@@ -238,16 +238,6 @@ def test_ties_are_read_in_the_order_of_the_source(data):
     assert np.array_equal(found["items"][found["starts"][u] : found["starts"][u + 1]], expected)
 
 
-def test_traces_for_any_number_of_users_over_numpy_constants(model):
-  module, variables, _ = model
-  stored = jax.tree.map(np.asarray, variables)  # as an export holds them
-  (b,) = jax.export.symbolic_shape("b")
-  tables = module.apply(variables, method="tables")
-  program = jax.export.export(jax.jit(lambda users: module.apply(stored, {"users": users}, tables).scores))(
-      jax.ShapeDtypeStruct((b,), jnp.int32))
-  np.testing.assert_allclose(program.call(jnp.arange(5)), whole(module, variables)[:5], rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("call", ["sasrec(dim=10, heads=3)", "hstu(dim=5, heads=2)"])
 def test_wrong_arguments_are_one_line(call):
   with pytest.raises(InputError, match=rf"--model={call.partition('(')[0]}: "):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import features
 
 
 class DCN(nn.Module):
   """Cross layers beside dense layers over embeddings of the fields and the numbers."""
 
-  inner_product = False
+  inner_product, constants, tables = False, features.constants, features.tables
   num_users: int
   num_items: int
   inputs: features.Inputs
@@ -32,20 +32,12 @@ class DCN(nn.Module):
     self.head = self.param("head", glorot, (width + deep, self.num_items))
     self.bias = self.param("bias", features.SMALL, (self.num_items,))
 
-  def constants(self, dataset: Dataset):
-    return features.constants(self.inputs, dataset)
-
-  def tables(self):
-    return None
-
   def __call__(self, batch, tables=None) -> Outputs:
-    rows, numbers = features.read(self, batch["users"])
-    embedded = [] if self.embedding is None else [self.embedding[rows].reshape(len(rows), -1)]
-    first = crossed = jnp.concatenate([*embedded, numbers], axis=1)
+    first = crossed = features.embedded(self, *features.read(self, batch["users"]))
     for kernel, bias in self.crosses:
       crossed = first * (crossed @ kernel + bias) + crossed
     query = jnp.concatenate([crossed, self.tower(first)], axis=1)
-    return features.of_candidates(query @ self.head + self.bias, query, self.head.T, batch.get("items"))
+    return Outputs(query @ self.head + self.bias, query, self.head.T).of(batch.get("items"))
 
 
 def dcn(num_users: int, num_items: int, user_features: FeatureSpec | None = None, dim: int = 16, layers: int = 2,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import features
 
 
 class DeepFM(nn.Module):
   """The sum of linear terms, products of embeddings, and a deep network over them."""
 
-  inner_product = False
+  inner_product, constants, tables = False, features.constants, features.tables
   num_users: int
   num_items: int
   inputs: features.Inputs
@@ -29,20 +29,14 @@ class DeepFM(nn.Module):
     learned = last if self.num_items == 1 else last + self.dim
     self.head = self.param("head", nn.initializers.glorot_uniform(), (learned, self.num_items))
 
-  def constants(self, dataset: Dataset):
-    return features.constants(self.inputs, dataset)
-
-  def tables(self):
-    return None
-
   def __call__(self, batch, tables=None) -> Outputs:
     rows, numbers = features.read(self, batch["users"])
-    linear = self.bias + self.linear[rows].sum(axis=1) + numbers @ self.linear[self.inputs.rows :]
     pairs = features.interactions(self.embedding, rows, numbers)
-    deep = self.tower(jnp.concatenate([self.embedding[rows].reshape(len(rows), -1), numbers], axis=1))
+    deep = self.tower(features.embedded(self, rows, numbers))
     query = jnp.concatenate([deep, pairs], axis=1)
     head = self.head if self.num_items > 1 else jnp.concatenate([self.head, jnp.ones((self.dim, 1))])
-    return features.of_candidates(linear + query @ head, query, head.T, batch.get("items"))
+    scores = features.linear(self, rows, numbers) + query @ head
+    return Outputs(scores, query, head.T).of(batch.get("items"))
 
 
 def deepfm(num_users: int, num_items: int, user_features: FeatureSpec | None = None, dim: int = 16,

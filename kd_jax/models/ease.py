@@ -51,10 +51,7 @@ class EASE(nn.Module):
     history = self.get_variable("constants", "history")[batch["users"]]  # [B, H]
     rows = jnp.arange(history.shape[0])[:, None]
     seen = jnp.zeros((history.shape[0], self.num_items)).at[rows, history].set(1.0, mode="drop")
-    scores = seen @ weights  # [B, I]
-    if batch.get("items") is not None:
-      scores = jnp.take_along_axis(scores, batch["items"], axis=1)
-    return Outputs(scores)
+    return Outputs(seen @ weights).of(batch.get("items"))
 
 
 def ease(num_users: int, num_items: int, l2: float = 100.0) -> nn.Module:

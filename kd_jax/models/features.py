@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.base import Array, Dataset, FeatureSpec, InputError, Outputs
+from kd_jax.base import Array, Dataset, FeatureSpec, InputError
 
 SMALL = nn.initializers.normal(0.01)  # of embeddings, biases and weights of linear models
 
@@ -50,12 +50,12 @@ def check_widths(model: str, hidden: tuple, least: int = 0) -> None:
     raise InputError(f"--model={model}: hidden={hidden}: {least or 'no'} or more widths of layers, as (128, 64)")
 
 
-def constants(inputs: Inputs, dataset: Dataset) -> dict[str, np.ndarray]:
-  """`rows` [U, F], lines of the table, and `numbers` [U, W], all vectors side by side.
+def constants(module: nn.Module, dataset: Dataset) -> dict[str, np.ndarray]:
+  """Of a module with `inputs`: `rows` [U, F], lines of the table, and `numbers` [U, W], all vectors side by side.
 
   Vectors of width 1, which are quantities, get mean 0 and variance 1 over the training contexts.
   """
-  features = dataset.user_features
+  features, inputs = dataset.user_features, module.inputs
   offsets = np.cumsum((0, *inputs.sizes))[:-1].astype(np.int32)
   columns = [features.fields.index(f) for f in inputs.fields]
   rows = features.categories[:, columns] + offsets if columns else np.zeros((dataset.num_users, 0), np.int32)
@@ -72,7 +72,23 @@ def _standardise(vectors, training):
 
 def read(module: nn.Module, users: Array) -> tuple[Array, Array]:
   """(lines of the table [B, F], numbers [B, W]) of contexts."""
-  return tuple(jnp.asarray(module.get_variable("constants", k))[users] for k in ("rows", "numbers"))
+  return tuple(module.get_variable("constants", k)[users] for k in ("rows", "numbers"))
+
+
+def tables(module: nn.Module) -> None:
+  """These models have no table of representations that a batch could share."""
+  del module
+
+
+def linear(module: nn.Module, rows: Array, numbers: Array) -> Array:
+  """Scores [B, I] of a module with `linear` [inputs, I] and `bias` [I]."""
+  return module.bias + module.linear[rows].sum(axis=1) + numbers @ module.linear[module.inputs.rows :]
+
+
+def embedded(module: nn.Module, rows: Array, numbers: Array) -> Array:
+  """The embeddings of the fields, if there are some, and the numbers side by side [B, width]."""
+  fields = [module.embedding[rows].reshape(rows.shape[0], -1)] if module.inputs.rows else []
+  return jnp.concatenate([*fields, numbers], axis=1)
 
 
 def interactions(embedding: Array, rows: Array, numbers: Array) -> Array:
@@ -82,13 +98,6 @@ def interactions(embedding: Array, rows: Array, numbers: Array) -> Array:
   total = values.sum(axis=1) + numbers @ of_numbers
   squares = (values**2).sum(axis=1) + numbers**2 @ of_numbers**2
   return (total**2 - squares) / 2
-
-
-def of_candidates(scores: Array, query: Array | None, items: Array | None, chosen: Array | None) -> Outputs:
-  """Outputs of scores of all candidates [B, I], for those `chosen` [B, C] or for all."""
-  if chosen is None:
-    return Outputs(scores, query, items)
-  return Outputs(jnp.take_along_axis(scores, chosen, axis=1), query, items if items is None else items[chosen])
 
 
 class Tower(nn.Module):

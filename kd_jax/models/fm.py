@@ -5,14 +5,14 @@ from __future__ import annotations
 import flax.linen as nn
 import jax.numpy as jnp
 
-from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import features
 
 
 class FM(nn.Module):
   """Linear terms, and products of embeddings of every two inputs."""
 
-  inner_product = False
+  inner_product, constants, tables = False, features.constants, features.tables
   num_users: int
   num_items: int
   inputs: features.Inputs
@@ -26,18 +26,12 @@ class FM(nn.Module):
     if self.num_items > 1:
       self.head = self.param("head", nn.initializers.lecun_uniform(), (self.dim, self.num_items))
 
-  def constants(self, dataset: Dataset):
-    return features.constants(self.inputs, dataset)
-
-  def tables(self):
-    return None
-
   def __call__(self, batch, tables=None) -> Outputs:
     rows, numbers = features.read(self, batch["users"])
-    linear = self.bias + self.linear[rows].sum(axis=1) + numbers @ self.linear[self.inputs.rows :]
     pairs = features.interactions(self.embedding, rows, numbers)
     head = self.head if self.num_items > 1 else jnp.ones((self.dim, 1))
-    return features.of_candidates(linear + pairs @ head, pairs, head.T, batch.get("items"))
+    scores = features.linear(self, rows, numbers) + pairs @ head
+    return Outputs(scores, pairs, head.T).of(batch.get("items"))
 
 
 def fm(num_users: int, num_items: int, user_features: FeatureSpec | None = None, dim: int = 16,

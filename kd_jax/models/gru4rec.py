@@ -5,9 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kd_jax.base import Dataset, Outputs
+from kd_jax.base import Outputs
 from kd_jax.models import histories
 from kd_jax.models.scoring import inner_product
 
@@ -16,6 +15,7 @@ class GRU4Rec(nn.Module):
   """A map of the state after a user's last items, times an item's vector. Table `item` [I, D], at both ends."""
 
   inner_product = reads_sequences = True
+  constants, tables = histories.constants, histories.tables
   num_users: int
   num_items: int
   dim: int
@@ -34,15 +34,9 @@ class GRU4Rec(nn.Module):
     self.outer_bias = self.param("outer_bias", normal, (dim,))
     self.drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
 
-  def constants(self, dataset: Dataset) -> dict[str, np.ndarray]:
-    return histories.constants(dataset)
-
-  def tables(self):
-    return self.item
-
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    read = histories.read(*(self.get_variable("constants", k) for k in ("starts", "items")), batch, self.length)
+    read = histories.read(self, batch)
     before = jnp.pad(read.owners, ((0, 0), (1, 0)))[:, :-1]
     goes_on = (read.owners == before) & (read.owners > 0)
     x = self.drop(item[read.items] * self.dim**0.5)

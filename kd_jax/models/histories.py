@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,21 +20,28 @@ class Read(NamedTuple):
   places: Array  # [R, L] or [1, L] int32, 0..L-1; a history ends at the last
 
 
-def constants(dataset: Dataset) -> dict[str, np.ndarray]:
+def constants(module: nn.Module, dataset: Dataset) -> dict[str, np.ndarray]:
   """Histories one after the other: items[starts[u]:starts[u + 1]] [N], oldest first, ties as in the source."""
+  del module
   users, times = dataset.train.users, dataset.train.timestamps
   order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
   starts = np.searchsorted(users[order], np.arange(dataset.num_users + 1)).astype(np.int32)
   return {"starts": starts, "items": dataset.train.items[order]}
 
 
-def read(starts: Array, items: Array, batch: Batch, length: int) -> Read:
-  """What comes before each example of a batch of sequences, or else the last items of each user.
+def tables(module: nn.Module) -> Array:
+  """The vectors of items [I, D], which are read and scored."""
+  return module.item
+
+
+def read(module: nn.Module, batch: Batch) -> Read:
+  """What comes before each example of a batch of sequences, or else the last `module.length` items of each user.
 
   A batch with `place` [R * L] is one of sequences, see `kd_jax.sequences`: `users` and `position` of its
   examples then stand in rows of L, and the item that is read at each place is the one before the example.
   """
-  starts, items, users = jnp.asarray(starts), jnp.asarray(items), batch["users"]
+  starts, items = (module.get_variable("constants", k) for k in ("starts", "items"))
+  users, length = batch["users"], module.length
   if "place" in batch:
     users, position, places = (batch[k].reshape(-1, length) for k in ("users", "position", "place"))
     return Read(items[jnp.maximum(starts[users] + position - 1, 0)], users + 1, places)

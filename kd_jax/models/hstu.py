@@ -5,9 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kd_jax.base import Dataset, InputError, Outputs
+from kd_jax.base import InputError, Outputs
 from kd_jax.models import histories
 from kd_jax.models.histories import normalise
 from kd_jax.models.scoring import inner_product
@@ -17,6 +16,7 @@ class HSTU(nn.Module):
   """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
 
   inner_product = reads_sequences = True
+  constants, tables = histories.constants, histories.tables
   num_users: int
   num_items: int
   dim: int
@@ -35,16 +35,10 @@ class HSTU(nn.Module):
                      self.param(f"outer_bias{n}", normal, (self.dim,))) for n in range(self.blocks)]
     self.drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
 
-  def constants(self, dataset: Dataset) -> dict[str, np.ndarray]:
-    return histories.constants(dataset)
-
-  def tables(self):
-    return self.item
-
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    read = histories.read(*(self.get_variable("constants", k) for k in ("starts", "items")), batch, self.length)
-    x = self.drop(item[read.items] * self.dim**0.5 + jnp.asarray(self.place)[read.places])
+    read = histories.read(self, batch)
+    x = self.drop(item[read.items] * self.dim**0.5 + self.place[read.places])
     keep = self.length if "place" in batch else 1
     for n, weights in enumerate(self.weights):
       x = self._block(weights, x, read.owners, keep if n == self.blocks - 1 else self.length)
@@ -58,7 +52,7 @@ class HSTU(nn.Module):
     split = lambda v: v.reshape(*v.shape[:2], self.heads, -1)
     logits = jnp.einsum("bqhd,bkhd->bhqk", split(query[:, -keep:]), split(key))
     place = jnp.arange(self.length)
-    logits += jnp.asarray(distance)[jnp.maximum(place[-keep:, None] - place, 0)]
+    logits += distance[jnp.maximum(place[-keep:, None] - place, 0)]
     attention = jax.nn.silu(logits) / self.length * histories.sees(owners, keep)[:, None]
     mixed = jnp.einsum("bhqk,bkhd->bqhd", attention, split(value)).reshape(-1, keep, self.dim)
     return x[:, -keep:] + self.drop(normalise(mixed) * gate[:, -keep:]) @ outer + bias

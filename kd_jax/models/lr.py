@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import flax.linen as nn
 
-from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import features
 
 
 class LR(nn.Module):
   """A weight [I] for every value of every field and for every number."""
 
-  inner_product = False
+  inner_product, constants, tables = False, features.constants, features.tables
   num_users: int
   num_items: int
   inputs: features.Inputs
@@ -20,16 +20,9 @@ class LR(nn.Module):
     self.linear = self.param("linear", features.SMALL, (self.inputs.rows + self.inputs.width, self.num_items))
     self.bias = self.param("bias", features.SMALL, (self.num_items,))
 
-  def constants(self, dataset: Dataset):
-    return features.constants(self.inputs, dataset)
-
-  def tables(self):
-    return None
-
   def __call__(self, batch, tables=None) -> Outputs:
-    rows, numbers = features.read(self, batch["users"])
-    scores = self.bias + self.linear[rows].sum(axis=1) + numbers @ self.linear[self.inputs.rows :]
-    return features.of_candidates(scores, None, None, batch.get("items"))
+    scores = features.linear(self, *features.read(self, batch["users"]))
+    return Outputs(scores).of(batch.get("items"))
 
 
 def lr(num_users: int, num_items: int, user_features: FeatureSpec | None = None, fields: tuple = ()) -> nn.Module:

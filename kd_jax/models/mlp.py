@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import flax.linen as nn
-import jax.numpy as jnp
 
-from kd_jax.base import Dataset, FeatureSpec, Outputs
+from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import features
 
 
 class MLP(nn.Module):
   """Dense layers over embeddings of the fields and the numbers."""
 
-  inner_product = False
+  inner_product, constants, tables = False, features.constants, features.tables
   num_users: int
   num_items: int
   inputs: features.Inputs
@@ -27,17 +26,9 @@ class MLP(nn.Module):
     self.head = self.param("head", nn.initializers.glorot_uniform(), (last, self.num_items))
     self.bias = self.param("bias", features.SMALL, (self.num_items,))
 
-  def constants(self, dataset: Dataset):
-    return features.constants(self.inputs, dataset)
-
-  def tables(self):
-    return None
-
   def __call__(self, batch, tables=None) -> Outputs:
-    rows, numbers = features.read(self, batch["users"])
-    embedded = [] if self.embedding is None else [self.embedding[rows].reshape(len(rows), -1)]
-    query = self.tower(jnp.concatenate([*embedded, numbers], axis=1))
-    return features.of_candidates(query @ self.head + self.bias, query, self.head.T, batch.get("items"))
+    query = self.tower(features.embedded(self, *features.read(self, batch["users"])))
+    return Outputs(query @ self.head + self.bias, query, self.head.T).of(batch.get("items"))
 
 
 def mlp(num_users: int, num_items: int, user_features: FeatureSpec | None = None, hidden: tuple = (128,),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from kd_jax.base import Dataset, InputError, Outputs
+from kd_jax.base import InputError, Outputs
 from kd_jax.models import histories
 from kd_jax.models.histories import normalise
 from kd_jax.models.scoring import inner_product
@@ -19,6 +18,7 @@ class SASRec(nn.Module):
   """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
 
   inner_product = reads_sequences = True
+  constants, tables = histories.constants, histories.tables
   num_users: int
   num_items: int
   dim: int
@@ -38,16 +38,10 @@ class SASRec(nn.Module):
                      for name, shape in shapes.items()} for n in range(self.blocks)]
     self.drop = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))
 
-  def constants(self, dataset: Dataset) -> dict[str, np.ndarray]:
-    return histories.constants(dataset)
-
-  def tables(self):
-    return self.item
-
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    read = histories.read(*(self.get_variable("constants", k) for k in ("starts", "items")), batch, self.length)
-    x = item[read.items] * self.dim**0.5 + jnp.asarray(self.place)[read.places]
+    read = histories.read(self, batch)
+    x = item[read.items] * self.dim**0.5 + self.place[read.places]
     states = self.encode(x, read.owners, keep=self.length if "place" in batch else 1)
     return inner_product(states.reshape(-1, self.dim), item, batch.get("items"))
 

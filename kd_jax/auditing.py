@@ -17,7 +17,6 @@ from kd_jax.data import audit, splits
 
 SAMPLED = 499  # items beside each held-out one, as in the leave-one-out literature
 _SEEDED = ("random", "loo", "cold_items")  # rules of splits that draw
-_ALL = ("train", "validation", "test")
 
 
 def run(call: str, factors: int = 64, split_seeds: int = 5, data_dir=None, cache_dir=None) -> dict[str, Any]:
@@ -27,7 +26,7 @@ def run(call: str, factors: int = 64, split_seeds: int = 5, data_dir=None, cache
   `full` and `sampled` ranking of the test split by PureSVD, and `split_seeds`: cold share and full ranking by the
   split's seed, where its rule draws. Raises InputError, for labelled data too.
   """
-  dataset = data.load(call, data_dir, cache_dir, splits=_ALL)
+  dataset = data.load(call, data_dir, cache_dir, splits=splits.NAMES)
   if dataset.contexts is not None:
     raise InputError(f"--data={call}: labelled data is not ranked; scripts/prepare.py audits it")
   found = {"data": dataset.name, "counts": dataset.report["audit"], "leaks": leaks(dataset),
@@ -73,9 +72,8 @@ def pure_svd(dataset: Dataset, factors: int) -> tuple[Any, dict]:
 
 
 def _of_seed(call, seed, factors, data_dir, cache_dir) -> dict[str, Any]:
-  parsed = lookup.parse("data", call, "data")
-  call = lookup.Call(parsed.name, tuple(sorted((dict(parsed.arguments) | {"split_seed": seed}).items())))
-  dataset = data.load(call, data_dir, cache_dir, splits=_ALL)
+  call = lookup.parse("data", call, "data").changed(split_seed=seed)
+  dataset = data.load(call, data_dir, cache_dir, splits=splits.NAMES)
   module, variables = pure_svd(dataset, factors)
   found = evaluate.means(evaluate.full_ranking(module, variables, evaluate.layout(dataset, "test"), (10,))[1])
   return {"seed": seed, "cold_test_share": dataset.report["audit"]["cold_test_share"],

@@ -22,10 +22,9 @@ def write(teacher: str, out: str, top_k: int, exclude_seen: bool, data_dir: str 
   if top_k > dataset.num_items:
     raise InputError(f"--top_k={top_k}: the data has {dataset.num_items} items")
   module, variables = teachers.network(teacher, dataset)
-  history = ranking.seen_in(dataset)
-  seen = ranking.seen_of(history.users, history.items, dataset.num_users, dataset.num_items)
+  seen = jax.tree.map(jnp.asarray, ranking.seen_by_users(dataset))
   ranked, tail = jax.tree.map(np.asarray, ranking.network_soft_labels(
-      module, variables, jax.tree.map(jnp.asarray, seen), k=top_k, exclude_seen=exclude_seen))
+      module, variables, seen, k=top_k, exclude_seen=exclude_seen))
   provenance = {"hashes": dataset.hashes, "data": dataset.name, "model": info["model"],
                 "checkpoint": artifacts.hash_file(checkpoint.newest_manifest(teacher))}
   soft_labels.write(out, [(ranked.items, ranked.scores, tail)], num_users=dataset.num_users,

@@ -35,6 +35,10 @@ class Call(NamedTuple):
   def __str__(self):
     return f"{self.name}({', '.join(f'{k}={v!r}' for k, v in self.arguments)})"
 
+  def changed(self, **arguments) -> Call:
+    """The call with these arguments in place of its own."""
+    return Call(self.name, tuple(sorted((dict(self.arguments) | arguments).items())))
+
 
 def names(package: str) -> list[str]:
   """The factories of `kd_jax.<package>`: one per file, named as the file."""

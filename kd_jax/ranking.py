@@ -50,6 +50,12 @@ def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int
   return Seen(starts, items if len(items) else np.zeros(1, np.int32), blocks)  # nothing can be gathered of nothing
 
 
+def seen_by_users(dataset: Dataset) -> Seen:
+  """What every user has seen in training, indexed. On the host."""
+  history = seen_in(dataset)
+  return seen_of(history.users, history.items, dataset.num_users, dataset.num_items)
+
+
 def _blocks(users, items, order, num_items) -> Blocks:
   """The users of `order`, and of the interactions [N] those that are theirs, in blocks of BLOCK users."""
   place = np.full(max(int(order.max(initial=0)), int(users.max(initial=0))) + 1, -1)

@@ -107,8 +107,7 @@ def _against_teacher(run, teacher, dataset, info) -> dict[str, Any]:
   ratio = {"compression_ratio": runs.read_info(teacher)["parameters"] / max(info["parameters"], 1)}
   if dataset.contexts is not None:
     return ratio
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(
-      dataset.train.users, dataset.train.items, dataset.num_users, dataset.num_items))
+  seen = jax.tree.map(jnp.asarray, ranking.seen_by_users(dataset))
   lists = [np.asarray(ranking.network_top_k(*teachers.network(r, dataset), seen, k=_OVERLAP, exclude_seen=True).items)
            for r in (run, teacher)]
   return ratio | {f"overlap@{_OVERLAP}": float(metrics.overlap(*lists).mean())}

@@ -114,8 +114,7 @@ def _arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
 def _fold(arguments, folds) -> list[str]:
   """The arguments with the data set of one fold: the seed says which. Raises InputError."""
   values = cli.parse(_definition(), arguments)
-  call = lookup.parse("data", values.data, "data")
-  call = lookup.Call(call.name, tuple(sorted((dict(call.arguments) | {"folds": folds, "fold": values.seed}).items())))
+  call = lookup.parse("data", values.data, "data").changed(folds=folds, fold=values.seed)
   lookup.parse("data", str(call), "folds")  # does the data set have folds?
   return [*arguments, f"--data={call}"]
 

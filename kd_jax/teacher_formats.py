@@ -24,7 +24,6 @@ import numpy as np
 from kd_jax.base import InputError
 from kd_jax.data import parsing
 
-_DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 _ROWS = "user, item, score; user, item, rank[, confidence]; user, items[, confidences]; user or item, vector"
 _ARRAYS = "users, items, scores; users, lists[, confidences]; users, items, user_vectors, item_vectors"
 
@@ -182,8 +181,8 @@ def _stacked(where, side, entries) -> Side:
 
 def _rows(where, path: pathlib.Path) -> Iterator[tuple[Any, dict[str, Any]]]:
   """(line or row, what it holds by name; None for what is missing)."""
-  suffix = pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-  if suffix == ".parquet":
+  suffix = parsing.kind(path)
+  if suffix == parsing.PARQUET:
     yield from _parquet(where, path)
   elif suffix == ".jsonl":
     for number, line in parsing.lines(path, "teacher"):
@@ -194,10 +193,10 @@ def _rows(where, path: pathlib.Path) -> Iterator[tuple[Any, dict[str, Any]]]:
       if not isinstance(row, dict):
         raise InputError(f"{where}:{number}: not an object")
       yield number, row
-  elif suffix in _DELIMITERS:
+  elif suffix in parsing.DELIMITERS:
     header = None
     for number, line in parsing.lines(path, "teacher"):
-      row, reason = parsing.fields(line, _DELIMITERS[suffix], header and len(header))
+      row, reason = parsing.fields(line, parsing.DELIMITERS[suffix], header and len(header))
       if row is None:
         raise InputError(f"{where}:{number}: {reason}")
       if header is not None:
@@ -208,17 +207,9 @@ def _rows(where, path: pathlib.Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 
 def _parquet(where, path):
-  try:
-    import pyarrow
-    import pyarrow.parquet
-  except ImportError:
-    raise InputError(f"{where}: reading Parquet needs pyarrow: pip install pyarrow") from None
   number = 0
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      for batch in file.iter_batches():
-        for row in batch.to_pylist():
-          number += 1
-          yield f"row {number}", row
-  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-    raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
+  with parsing.parquet(path, where) as file:
+    for batch in file.iter_batches():
+      for row in batch.to_pylist():
+        number += 1
+        yield f"row {number}", row

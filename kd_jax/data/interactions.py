@@ -10,9 +10,6 @@ from kd_jax.base import InputError
 from kd_jax.data import parsing
 from kd_jax.data.recipe import Log, Recipe, Source
 
-_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
-_PARQUET = ".parquet"
-
 
 def interactions(path, user="user", item="item", rating=None, timestamp=None, min_rating=None, min_user=1,
                  min_item=1, split="random", split_column=None, ratios=(0.8, 0.1, 0.1), split_seed=0,
@@ -55,13 +52,12 @@ def rows(path: pathlib.Path, names: dict, delimiter: str | None = None) -> Itera
   CSV, TSV, or text with a header line, gzipped or not, or Parquet. Raises InputError: the file cannot be read, or a
   column is missing.
   """
-  if path.suffix == _PARQUET:
+  if path.suffix == parsing.PARQUET:
     yield from _parquet_rows(path, names)
     return
-  suffix = pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
-  delimiter = delimiter or _DELIMITERS.get(suffix)
+  delimiter = delimiter or parsing.DELIMITERS.get(parsing.kind(path))
   if delimiter is None:
-    raise InputError(f"--data: {path}: give delimiter='...'; it is only known for {', '.join(_DELIMITERS)}")
+    raise InputError(f"--data: {path}: give delimiter='...'; it is only known for {', '.join(parsing.DELIMITERS)}")
   lines = parsing.lines(path)
   number, line = next(lines, (1, b""))
   header, reason = parsing.fields(line, delimiter, None)
@@ -84,22 +80,14 @@ def _places(path, names, header) -> list[int]:
 
 
 def _parquet_rows(path, names):
-  try:
-    import pyarrow
-    import pyarrow.parquet
-  except ImportError:
-    raise InputError(f"--data: {path}: reading Parquet needs pyarrow: pip install pyarrow") from None
   number = 0
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      _places(path, names, file.schema_arrow.names)
-      for batch in file.iter_batches(columns=list(names.values())):
-        columns = [_parquet_column(path, kind, name, batch.column(name)) for kind, name in names.items()]
-        for row in zip(*columns, strict=True):
-          number += 1
-          yield number, row, ""
-  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-    raise InputError(f"--data: {path}: cannot be read: {str(error)[:200]}") from None
+  with parsing.parquet(path, f"--data: {path}") as file:
+    _places(path, names, file.schema_arrow.names)
+    for batch in file.iter_batches(columns=list(names.values())):
+      columns = [_parquet_column(path, kind, name, batch.column(name)) for kind, name in names.items()]
+      for row in zip(*columns, strict=True):
+        number += 1
+        yield number, row, ""
 
 
 def _parquet_column(path, kind, name, column) -> list:

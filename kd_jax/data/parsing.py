@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import csv
 import gzip
 import math
 import pathlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from kd_jax.base import InputError
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # by `kind`
+PARQUET = ".parquet"
 ID_LENGTH = 200  # characters; ids are stored at the width of the longest
 LINE_LENGTH = 1 << 20  # bytes
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
@@ -75,6 +79,26 @@ def lines(path: pathlib.Path, flag: str = "data") -> Iterator[tuple[int, bytes]]
         yield number, line.rstrip(b"\n").removesuffix(b"\r")
   except (OSError, EOFError, zlib.error) as error:
     raise InputError(f"--{flag}: {path}: cannot be read: {error}") from None
+
+
+def kind(path: pathlib.Path) -> str:
+  """The ending that says how a file is read, without .gz."""
+  return pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+
+
+@contextlib.contextmanager
+def parquet(path: pathlib.Path, where: str) -> Iterator[Any]:
+  """The open pyarrow.parquet.ParquetFile. Raises InputError, which begins with `where`, for what cannot be read."""
+  try:
+    import pyarrow
+    import pyarrow.parquet
+  except ImportError:
+    raise InputError(f"{where}: reading Parquet needs pyarrow: pip install pyarrow") from None
+  try:
+    with pyarrow.parquet.ParquetFile(path) as file:
+      yield file
+  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+    raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
 
 
 def fields(line: bytes, delimiter: str, count: int | None) -> tuple[list[str] | None, str]:

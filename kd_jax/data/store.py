@@ -41,8 +41,8 @@ def canonical(call: lookup.Call) -> lookup.Call:
   if "." in call.name:
     return call
   signature = lookup.signature("data", call.name)
-  filled = {k: ast.literal_eval(v.default) for k, v in signature.items() if v.default} | dict(call.arguments)
-  return lookup.Call(call.name, tuple(sorted(filled.items())))
+  defaults = {k: ast.literal_eval(v.default) for k, v in signature.items() if v.default}
+  return call.changed(**(defaults | dict(call.arguments)))
 
 
 def cache_folder(cache_dir) -> pathlib.Path:

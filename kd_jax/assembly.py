@@ -39,6 +39,7 @@ class Setup(NamedTuple):
   features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
   warm_start: transfer.WarmStart | None
   plan: Callable[[int], Batch]  # the batches of an epoch, see `batches.plan`
+  example: Batch  # a batch of the shapes of training, to initialise with
   monitor: str  # validation metric that chooses the best epoch
 
 
@@ -91,11 +92,12 @@ def setup(values: flags.FlagValues) -> Setup:
   labels = None if dataset.contexts is None else jnp.asarray(evaluate.label_matrix(dataset, "train"))
   given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near, labels)
   plan = _planner(values, networks, learners, dataset)
+  example = _example_batch(values, plan)
   # Finds out whether the methods fit the networks.
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example_batch(values, plan)))
+  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example))
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
-  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, monitor)
+  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, example, monitor)
 
 
 def _frozen(values) -> tuple[str, ...]:
@@ -188,8 +190,7 @@ def negatives(values: flags.FlagValues) -> int:
   return 0 if tasks.INTERACTIONS.losses.get(values.loss) in tasks.ALL_ITEMS else values.negatives
 
 
-def example_batch(values: flags.FlagValues, plan: Callable[[int], Batch]) -> Batch:
-  """A batch of the shapes of training, to initialise with."""
+def _example_batch(values, plan) -> Batch:
   first = {k: jnp.asarray(v[0]) for k, v in plan(1).items()}
   if first.pop("rows", None) is None:  # contexts of labelled data
     return first

@@ -73,8 +73,7 @@ def run_training(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def _info(values, ready) -> dict[str, Any]:
-  batch = assembly.example_batch(values, ready.plan)
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, batch))
+  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, ready.example))
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes.params["networks"][train.STUDENT])]
   return {
       "model": values.model, "peer": values.peer, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
@@ -103,7 +102,7 @@ def _validate(ready, layout, params) -> dict[str, float]:
 
 def _train(values, ready, sources) -> dict[str, Any]:
   root = jax.random.key(values.seed)
-  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, assembly.example_batch(values, ready.plan))
+  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, ready.example)
   if ready.warm_start is not None:
     own = transfer.start(state.params["networks"][train.STUDENT], ready.warm_start.found)
     state = state._replace(params=state.params | {"networks": state.params["networks"] | {train.STUDENT: own}})

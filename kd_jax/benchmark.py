@@ -8,7 +8,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,48 +48,51 @@ def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch
 
   An epoch is drawing batches and targets plus training; its parts are given as well. Where the student ranks
   every n epochs, a timing is the mean of n. Every method starts from the student after `warmup` plain epochs
-  and has as many of its own first, or half a minute of them. The teacher is untrained: what it says does not change
-  the time. For methods on representations `needed` is what the matrix products of the method itself would take at
-  this machine's speed.
+  and has as many of its own first; half a minute is enough of either. The teacher is untrained: what it says does
+  not change the time. For methods on representations `needed` is what the matrix products of the method itself
+  would take at this machine's speed.
   """
   dataset = data.load(data_spec, data_dir, cache_dir)
   student, teacher = (teachers.build_module(m, dataset) for m in (model, teacher_model))
-  layout = evaluate.layout(dataset, "validation")
   speed, learned = flops.rate(), None
   for kd in [PLAIN, *kds]:
-    epoch, state, needed = _epoch(dataset, student, teacher, "" if kd == PLAIN else kd, batch_size)
+    made = _epoch(dataset, student, teacher, "" if kd == PLAIN else kd, batch_size)
+    if learned is not None:
+      made.state.params["networks"][train.STUDENT] = jax.tree.map(jnp.copy, learned)
+    state = _warmed(made.epoch, made.state, warmup)
     if kd == PLAIN:
-      for _ in range(warmup):
-        state, _ = epoch(state)
-      learned = state.params["networks"][train.STUDENT]
-      variables = {"params": jax.tree.map(jnp.copy, learned), "constants": _constants(student, dataset)}
+      learned = jax.tree.map(jnp.copy, state.params["networks"][train.STUDENT])
+      variables, layout = {"params": learned, "constants": made.constants}, evaluate.layout(dataset, "validation")
       yield "evaluation", measure(lambda: evaluate.measure(student, variables, layout)[1], repeats)  # noqa: B023
-      learned = variables["params"]
-    state.params["networks"][train.STUDENT] = jax.tree.map(jnp.copy, learned)
-    deadline, done = time.perf_counter() + _WARM_SECONDS, 0
-    while kd != PLAIN and done < warmup and time.perf_counter() < deadline:
-      (state, _), done = epoch(state), done + 1
-    seconds = _measure_epoch(epoch, state, repeats, _cycle(kd))
-    yield f"epoch {kd}", seconds | ({"needed": needed / speed} if needed else {})
+    seconds = _measure_epoch(made.epoch, state, repeats, made.cycle)
+    yield f"epoch {kd}", seconds | ({"needed": made.flops / speed} if made.flops else {})
 
 
-def _cycle(kd) -> int:
-  """Epochs until every list has been ranked afresh."""
-  calls = [] if kd == PLAIN else lookup.parse_sum("losses", kd, "kd")
-  return math.lcm(*(lookup.build("losses", call).lists.every for _, call in calls))
+def _warmed(epoch, state, epochs):
+  """The state after so many epochs, or `_WARM_SECONDS` of them."""
+  deadline = time.perf_counter() + _WARM_SECONDS
+  for _ in range(epochs):
+    if time.perf_counter() < deadline:
+      state, _ = epoch(state)
+  return state
 
 
-def _constants(module, dataset):
-  return jax.tree.map(jnp.asarray, module.constants(dataset)) if hasattr(module, "constants") else {}
+class _Epoch(NamedTuple):
+  """What is timed."""
+
+  epoch: Callable  # state -> (state, seconds of drawing)
+  state: train.TrainState  # at the begin
+  constants: dict  # of the student
+  cycle: int  # epochs until every list has been ranked afresh
+  flops: int  # of the matrix products of an epoch's methods on representations
 
 
-def _epoch(dataset, student, teacher, kd, batch_size):
-  """(epoch(state) -> (state, seconds of drawing), initial state, FLOPs of an epoch's methods on entities)."""
+def _epoch(dataset, student, teacher, kd, batch_size) -> _Epoch:
   kds = tuple((w, lookup.build("losses", call)) for w, call in lookup.parse_sum("losses", kd, "kd"))
   networks = ((train.STUDENT, student), (train.TEACHER, teacher))[: 1 + bool(kds)]
   edges = ((train.STUDENT, train.TEACHER),) if kds else ()
   run = train.Run(networks, (train.STUDENT,), edges, kds, tasks.bpr, train.make_optimizer("adam", 1e-3, 1e-5), "sum")
-  constants = {name: _constants(module, dataset) for name, module in networks}
+  constants = {name: jax.tree.map(jnp.asarray, teachers.constants(module, dataset)) for name, module in networks}
   example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
   params = {}
   if kds:
@@ -103,13 +106,17 @@ def _epoch(dataset, student, teacher, kd, batch_size):
   compiled = parallel.compile_epoch(run, "jit", batch_size)
   numbers, lists = iter(range(10**9)), None
 
+  def draw_batches(number):
+    plan = batches.plan(0, number, dataset.train, batch_size, "interaction")
+    return batches.draw(jax.random.key(number), plan, users, items, sources.seen["users"], negatives=1,
+                        num_items=dataset.num_items)
+
   def draw(state, number):
     nonlocal lists
-    rng = jax.random.key(number)
-    plan = batches.plan(0, number, dataset.train, batch_size, "interaction")
-    batch = batches.draw(rng, plan, users, items, sources.seen["users"], negatives=1, num_items=dataset.num_items)
+    batch = draw_batches(number)
     lists = resample.learner_lists(run, state.params, given, sources, number, lists)
-    return batch, resample.targets(rng, state.params, given, sources, lists, state.memory, jnp.int32(number), run=run)
+    return batch, resample.targets(jax.random.key(number), state.params, given, sources, lists, state.memory,
+                                   jnp.int32(number), run=run)
 
   def epoch(state):
     number, start = next(numbers), time.perf_counter()
@@ -117,12 +124,11 @@ def _epoch(dataset, student, teacher, kd, batch_size):
     drawn = time.perf_counter() - start
     return jax.block_until_ready(compiled(state, given, targets, batch, jax.random.key(number))[0]), drawn
 
-  first = jax.tree.map(lambda x: x[0], batches.draw(
-      jax.random.key(0), batches.plan(0, 0, dataset.train, batch_size, "interaction"), users, items,
-      sources.seen["users"], negatives=1, num_items=dataset.num_items))
-  state = train.init(jax.random.key(0), run, given, first)
-  steps = -(-len(dataset.train.users) // batch_size)
-  return epoch, state._replace(memory=resample.initial_memory(run, dataset)), steps * _needed(run, given, state, first)
+  drawn = draw_batches(0)
+  first, steps = jax.tree.map(lambda x: x[0], drawn), len(drawn["weight"])
+  state = train.init(jax.random.key(0), run, given, first)._replace(memory=resample.initial_memory(run, dataset))
+  cycle = math.lcm(*(kd.lists.every for _, kd in kds))
+  return _Epoch(epoch, state, constants[train.STUDENT], cycle, steps * _needed(run, given, state, first))
 
 
 def _needed(run, given, state, batch) -> int:

@@ -101,6 +101,22 @@ def _others(row, flag) -> list[str]:
   return [found] if isinstance(found, str) else found
 
 
+def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
+  """The table with only these rows and those that they learn from. Raises InputError if there is no such row."""
+  by_name = {row["row"]: row for row in table["row"]}
+  if unknown := [row for row in rows if row not in by_name]:
+    raise InputError(f"--rows={','.join(rows)}: no row {', '.join(map(repr, unknown))} in {table['name']}; "
+                     f"there are: {', '.join(by_name)}")
+  kept, waiting = set(), list(rows)
+  while waiting:
+    kept.add(row := waiting.pop())
+    waiting += [other for flag in _FROM_ROWS for other in _others(by_name[row], flag)]
+  chosen = {key: value for key, value in table.items() if key not in ("teacher_row", "student_row") or value in kept}
+  if "compare" in table:
+    chosen["compare"] = [pair for pair in table["compare"] if kept.issuperset(pair)]
+  return chosen | {"row": [row for row in table["row"] if row["row"] in kept]}
+
+
 def _definition():
   return cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""))
 
@@ -125,12 +141,13 @@ def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
 
 
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
-              folds: int | None = None) -> dict:
+              folds: int | None = None, rows: list[str] | None = None) -> dict:
   """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
 
-  With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s.
+  With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
+  rows that they learn from.
   """
-  table = load(name)
+  table = choose(load(name), rows) if rows else load(name)
   seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]

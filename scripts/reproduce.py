@@ -12,6 +12,7 @@ FLAGS = cli.define(
     table=("string", None, "A table of configs/tables, or the path of a .toml file."),
     workdir=("string", None, "Directory of the table and its runs."),
     seeds=("integer", None, "Number of seeds; default: the table's."),
+    rows=("string", "", "Only these rows, A,B, and those that they learn from; default: all."),
     folds=("integer", None, "k-fold cross-validation of labelled data: seed s tests on fold s of so many."))
 
 
@@ -22,7 +23,7 @@ def main(values):
   from kd_jax import tables
 
   tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
-                   values.folds)
+                   values.folds, values.rows.split(",") if values.rows else None)
   name = pathlib.Path(values.table).stem
   place = pathlib.Path(values.workdir)
   print(f"\n{(place / f'{name}.md').read_text()}")

@@ -115,6 +115,17 @@ def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):
   shutil.copytree(kept, folder / "runs", dirs_exist_ok=True)
 
 
+def test_chosen_rows_bring_their_teachers_and_no_other(made):
+  table = tables.load(str(made[0] / "small.toml")) | {"compare": [["both", "student"], ["student", "teacher"]]}
+  names = lambda chosen: [row["row"] for row in chosen["row"]]
+  assert names(tables.choose(table, ["both"])) == ["teacher", "student", "both"]
+  chosen = tables.choose(table, ["student"])
+  assert names(chosen) == ["student"] and chosen["compare"] == [] and "teacher_row" not in chosen
+  assert chosen["student_row"] == "student"
+  with pytest.raises(InputError, match="--rows=pupil: no row 'pupil' in small; there are: teacher, student, both"):
+    tables.choose(table, ["pupil"])
+
+
 def test_damaged_values_of_users_are_noticed(made, tmp_path):
   shutil.copytree(made[0] / "runs" / "student-seed0", tmp_path / "run")
   path = tmp_path / "run" / "test_values" / "values.npz"

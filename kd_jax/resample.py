@@ -26,6 +26,7 @@ class Sources(NamedTuple):
   teacher: dict[str, Ranked]  # lists of frozen teachers, [U, lists.teacher], or [U, E, lists.teacher]
   excluded: dict[str, ranking.Seen]  # seen and listed by the teacher: not to be drawn as unseen
   weight: dict[str, Array]  # [U], 0 for users of whom stored lists say too little; where there are such
+  labels: dict[str, Array]  # labelled data: scores of all labels by frozen teachers, [U, C], or [U, E, C]
 
 
 def check(run: train.Run, dataset: Dataset) -> None:
@@ -97,8 +98,11 @@ def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = Non
   seen = {side: _seen(*_side(dataset, side)) for side in sides}
   column = {"users": dataset.train.items, "items": dataset.train.users}
   popularity = {side: jnp.asarray(np.bincount(column[side], minlength=_side(dataset, side)[3])) for side in sides}
-  sources = Sources(seen, popularity, {}, {}, {})
+  sources = Sources(seen, popularity, {}, {}, {}, {})
   for edge in train.edges(run):
+    if dataset.contexts is not None and edge.kd.sample is None and _scored_once(run, edge):
+      everything = jnp.broadcast_to(jnp.arange(dataset.num_items), (dataset.num_users, dataset.num_items))
+      sources.labels[edge.key] = _scores_of_teachers(run, edge, {"networks": {}}, given, everything)
     if edge.kd.lists.teacher and not train.teaches_live(run, edge):
       if stored is None:
         ranked = teacher_lists(run, edge, {"networks": {}}, given, sources)
@@ -191,12 +195,11 @@ def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, mem
   fields = {}
   for j, edge in enumerate(train.edges(run)):
     if edge.kd.sample is None:
+      fields |= {edge.key: {"teacher": sources.labels[edge.key]}} if edge.key in sources.labels else {}
       continue
     sampled = _sample(jax.random.fold_in(rng, j), edge, sources, lists, memory.get(edge.key, {}), epoch)
-    if edge.kd.teacher_scores and "teacher" not in sampled and not train.teaches_live(run, edge):
-      scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, sampled["items"])
-                for name in edge.teachers]
-      sampled["teacher"] = jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]
+    if "teacher" not in sampled and _scored_once(run, edge):
+      sampled["teacher"] = _scores_of_teachers(run, edge, params, given, sampled["items"])
     if edge.key in sources.weight:
       sampled["weight"] = sampled.get("weight", 1.0) * sources.weight[edge.key]
     fields[edge.key] = sampled
@@ -238,6 +241,18 @@ def draw_seen(rng: Array, seen: ranking.Seen, users: Array, n: int) -> Array:
   stretch = jnp.arange(n) + jax.random.uniform(rng, (users.shape[0], 1))
   place = jnp.minimum((stretch * present / jnp.maximum(drawn, 1)).astype(jnp.int32), present - 1)
   return jnp.where(jnp.arange(n) < drawn, seen.items[start + place], -1)
+
+
+def _scored_once(run, edge) -> bool:
+  """Whether a method reads scores of teachers that do not change."""
+  return edge.kd.teacher_scores and not train.teaches_live(run, edge)
+
+
+def _scores_of_teachers(run, edge, params, given, candidates) -> Array:
+  """Scores of every row's candidates [U, C] by the edge's teacher [U, C], or by all of them [U, E, C]."""
+  scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, candidates)
+            for name in edge.teachers]
+  return jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]
 
 
 def _teacher_scores(run, variables, name, edge, candidates) -> Array:

@@ -140,6 +140,17 @@ def test_labels_are_those_of_the_candidates(data, candidates):
   np.testing.assert_allclose(seen["scores"], np.take_along_axis(scores, items, axis=1), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["kl", "gated"])
+def test_what_teachers_say_of_all_labels_is_computed_once(data, name):
+  run, given, state, batch = build(data, lookup.build("losses", lookup.Call(name, (("candidates", "full"),))))
+  sources = resample.prepare(run, data, given)
+  targets = resample.targets(jax.random.key(1), state.params, given, sources, resample.Lists({}, {}), {}, 0, run=run)
+  live, _ = evaluated(state.params, given, batch, {}, run=run)
+  broken = given._replace(params=jax.tree.map(lambda x: x * jnp.nan, given.params))
+  stored, _ = evaluated(state.params, broken, batch, targets, run=run)
+  np.testing.assert_allclose(stored[1], live[1], rtol=1e-5)
+
+
 def test_a_network_runs_once_where_base_and_method_have_the_same_rows(data):
   kd = lookup.build("losses", lookup.Call("kl", (("candidates", "full"),)))
 

@@ -82,12 +82,17 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> flags.FlagValues:
     raise InputError(" ".join(str(error).split())) from None
   if rest:
     raise InputError(f"stray word {rest[0]!r}: every argument is a flag, --name=value")
+  check(values)
+  return values
+
+
+def check(values: flags.FlagValues) -> None:
+  """Raises InputError for a value that its flag does not take."""
   for name in values:
     _check(name, values[name].value)
   for name, package in _PACKAGES.items():
     if name in values and values[name].value is not None:
       (lookup.parse_sum if name == "kd" else lookup.parse)(package, values[name].value, name)
-  return values
 
 
 def _check(name, value):

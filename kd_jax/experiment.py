@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pathlib
 import signal
 import time
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -52,24 +54,67 @@ def cache_compilations(cache_dir: str | None) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
+class Training(NamedTuple):
+  """A run under way: what stays, and what an epoch changes."""
+
+  values: flags.FlagValues
+  ready: assembly.Setup
+  draw: Callable  # (state, epoch from 1) -> arguments of `parallel.compile_epoch`
+  layouts: dict[str, Any]  # {split: evaluate.layout}
+  state: train.TrainState
+  best: dict  # parameters of the best epoch
+  position: Position
+
+
 def run_training(values: flags.FlagValues) -> dict[str, Any]:
   """Trains, or goes on, or finds the run finished; returns the content of result.json.
 
   Raises InputError before anything is written if flags, data and teachers do not fit.
   """
-  runs.check_flags(values.workdir, values)
-  if (result := runs.finished(values.workdir, values)) is not None:
-    return result
-  cache_compilations(values.cache_dir)
-  ready = assembly.setup(values)
+  return run_together([values])[0]
+
+
+def run_together(several: Sequence[flags.FlagValues]) -> list[dict[str, Any]]:
+  """`run_training` of several runs at once, e.g. seeds: each is as it would be alone, all take less time.
+
+  See `parallel.epochs`. An error in one ends all; those that were saved go on from there. Raises InputError.
+  """
+  for values in several:
+    runs.check_flags(values.workdir, values)
+  found = [runs.finished(values.workdir, values) for values in several]
+  waiting = [values for values, result in zip(several, found, strict=True) if result is None]
+  if waiting:
+    parallel.check_together(len(waiting), waiting[0].parallel)
+    cache_compilations(waiting[0].cache_dir)
+    readies = _shared([assembly.setup(values) for values in waiting])
+    prepared = [(values, ready, _sources(ready)) for values, ready in zip(waiting, readies, strict=True)]
+    with contextlib.ExitStack() as locks:
+      for values, ready, _ in prepared:
+        os.makedirs(values.workdir, exist_ok=True)
+        locks.enter_context(artifacts.lock(values.workdir))
+        runs.start(values.workdir, values, _info(values, ready))
+      computed = [hasattr(dict(ready.run.networks)[train.STUDENT], "fit") for ready in readies]
+      for (values, ready, _), in_closed_form in zip(prepared, computed, strict=True):
+        if in_closed_form:
+          _fit(values, ready)
+      _train([_begin(*x) for x, in_closed_form in zip(prepared, computed, strict=True) if not in_closed_form])
+  return [runs.read_json(pathlib.Path(values.workdir) / runs.RESULT) for values in several]
+
+
+def _sources(ready):
   stored = ready.teachers[0].stored if ready.teachers else None
-  sources = resample.prepare(ready.run, ready.dataset, ready.given, stored)
-  os.makedirs(values.workdir, exist_ok=True)
-  with artifacts.lock(values.workdir):
-    runs.start(values.workdir, values, _info(values, ready))
-    if hasattr(dict(ready.run.networks)[train.STUDENT], "fit"):
-      return _fit(values, ready)
-    return _train(values, ready, sources)
+  return resample.prepare(ready.run, ready.dataset, ready.given, stored)
+
+
+def _shared(readies: list[assembly.Setup]) -> list[assembly.Setup]:
+  """The same; arrays that are equal in all runs, as those made of the data are, become one."""
+  leaves, structures = zip(*(jax.tree.flatten(ready.given) for ready in readies), strict=True)
+  if len(readies) == 1 or len(set(structures)) > 1:
+    return readies
+  one = [x[0] if all(np.array_equal(x[0], other) for other in x[1:]) else None for x in zip(*leaves, strict=True)]
+  given = [structure.unflatten([own if x is None else x for own, x in zip(of_run, one, strict=True)])
+           for of_run, structure in zip(leaves, structures, strict=True)]
+  return [ready._replace(given=x) for ready, x in zip(readies, given, strict=True)]
 
 
 def _info(values, ready) -> dict[str, Any]:
@@ -84,7 +129,7 @@ def _info(values, ready) -> dict[str, Any]:
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
 
 
-def _fit(values, ready) -> dict[str, Any]:
+def _fit(values, ready) -> None:
   """A baseline in closed form: no epochs."""
   start = time.perf_counter()
   params = {train.STUDENT: dict(ready.run.networks)[train.STUDENT].fit(ready.dataset)}
@@ -92,7 +137,7 @@ def _fit(values, ready) -> dict[str, Any]:
   position = Position(seconds=time.perf_counter() - start)
   position, _ = monitoring.compare(ready.monitor, position, _validate(ready, layout, {"networks": params}))
   checkpoint.save(values.workdir, 0, {}, params, position._asdict())
-  return _finish(values, ready, position)
+  _finish(values, ready, position)
 
 
 def _validate(ready, layout, params) -> dict[str, float]:
@@ -100,7 +145,8 @@ def _validate(ready, layout, params) -> dict[str, float]:
   return evaluate.means(evaluate.measure(module, variables, layout, monitoring.needs(ready.monitor)[0])[1])
 
 
-def _train(values, ready, sources) -> dict[str, Any]:
+def _begin(values, ready, sources) -> Training:
+  """The run at its start, or where its last checkpoint left it."""
   root = jax.random.key(values.seed)
   state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, ready.example)
   if ready.warm_start is not None:
@@ -112,51 +158,85 @@ def _train(values, ready, sources) -> dict[str, Any]:
     _, state, best, saved = checkpoint.restore(values.workdir, state, best)
     position = Position(**saved)
   runs.truncate_metrics(values.workdir, position.epoch)
-  if _done(values, position):
-    return _finish(values, ready, position)
-  epoch = _epoch_function(values, ready, sources, jax.random.fold_in(root, 1))
   sampled = monitoring.needs(ready.monitor)[1]
   layouts = {"validation": evaluate.layout(ready.dataset, "validation", sampled=sampled)}
   if values.log_test:
     layouts["test"] = evaluate.layout(ready.dataset, "test", values.mask_validation, sampled)
+  draw = _draw(values, ready, sources, jax.random.fold_in(root, 1))
+  return Training(values, ready, draw, layouts, parallel.replicate(state), best, position)
+
+
+def _train(trainings: list[Training]) -> None:
+  """Epoch by epoch, all at once, until each is done; result.json of a run is written when it is."""
   # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
-  whole = math.lcm(*(kd.lists.every for _, kd in ready.run.kds))
-  saved_at = time.perf_counter()
-  state = parallel.replicate(state)
-  with progress.reporting(values.epochs, position.epoch) as report, _stopping() as stop:
-    while not _done(values, position):
-      state, losses, seconds = epoch(state, position.epoch + 1)
-      position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
-      line = {"epoch": position.epoch, "loss": losses, "seconds": seconds}
-      if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
-        line |= {split: _validate(ready, layout, state.params) for split, layout in layouts.items()}
-        position, improved = monitoring.compare(ready.monitor, position, line["validation"])
-        best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
-      runs.append_metrics(values.workdir, line)
-      report(line, monitoring.names(ready.monitor)[0], position)
+  whole = math.lcm(*(kd.lists.every for x in trainings for _, kd in x.ready.run.kds))
+  for x in trainings:
+    if _done(x):
+      _finish(x.values, x.ready, x.position)
+  trainings, saved_at = [x for x in trainings if not _done(x)], time.perf_counter()
+  if not trainings:
+    return
+  first = trainings[0]
+  with progress.reporting(first.values.epochs, first.position.epoch) as report, _stopping() as stop:
+    while trainings:
+      trainings, lines = _epoch(trainings)
+      report(lines[0], monitoring.names(trainings[0].ready.monitor)[0], trainings[0].position)
       due = stop or time.perf_counter() - saved_at > _SAVE_SECONDS
-      if _done(values, position) or (due and position.epoch % whole == 0):
-        checkpoint.save(values.workdir, position.epoch, state, best, position._asdict())
-        saved_at = time.perf_counter()
-        if stop and not _done(values, position):
-          raise KeyboardInterrupt
-  return _finish(values, ready, position)
+      save = due and all(x.position.epoch % whole == 0 for x in trainings)
+      for x in trainings:
+        if _done(x) or save:
+          checkpoint.save(x.values.workdir, x.position.epoch, x.state, x.best, x.position._asdict())
+        if _done(x):
+          _finish(x.values, x.ready, x.position)
+      saved_at = time.perf_counter() if save else saved_at
+      trainings = [x for x in trainings if not _done(x)]
+      if save and stop and trainings:
+        raise KeyboardInterrupt
 
 
-def _done(values, position):
+def _done(training):
+  values, position = training.values, training.position
   return position.epoch >= values.epochs or (values.patience > 0 and position.stale >= values.patience)
 
 
-def _epoch_function(values, ready, sources, rng):
-  """epoch(state, number from 1) -> (state, losses, seconds); a function of seed, number and state alone."""
+def _epoch(trainings: list[Training]) -> tuple[list[Training], list[dict[str, Any]]]:
+  """(the runs after one more epoch and its validation, their lines of metrics.jsonl)."""
+  start = time.perf_counter()
+  drawn = parallel.each(lambda x: x.draw(x.state, x.position.epoch + 1), trainings)
+  sampled = time.perf_counter()
+  made = parallel.epochs([(x.ready.run, of_run) for x, of_run in zip(trainings, drawn, strict=True)],
+                         trainings[0].values.parallel, trainings[0].values.batch_size)
+  trained = time.perf_counter()
+  seconds = {"resample": (sampled - start) / len(made), "train": (trained - sampled) / len(made)}  # a share
+  after = parallel.each(lambda x: _after_epoch(x[0], *x[1], seconds), list(zip(trainings, made, strict=True)))
+  return [x for x, _ in after], [line for _, line in after]
+
+
+def _after_epoch(training, state, losses, seconds):
+  """(the run, its line of metrics.jsonl), which is appended. Raises InputError if a loss is not finite."""
+  values, ready, position = training.values, training.ready, training.position
+  position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
+  losses = {name: float(value) for name, value in losses.items()}
+  if not np.isfinite(list(losses.values())).all():
+    raise InputError(f"epoch {position.epoch}: a loss is not finite ({losses}); a lower --learning_rate or another "
+                     f"weight of --kd may help. The last checkpoint of {values.workdir} is kept")
+  line, best = {"epoch": position.epoch, "loss": losses, "seconds": seconds}, training.best
+  if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
+    line |= {split: _validate(ready, layout, state.params) for split, layout in training.layouts.items()}
+    position, improved = monitoring.compare(ready.monitor, position, line["validation"])
+    best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
+  runs.append_metrics(values.workdir, line)
+  return training._replace(state=state, best=best, position=position), line
+
+
+def _draw(values, ready, sources, rng):
+  """draw(state, number from 1) -> (state, given, targets, batches, rng), a function of seed, number and state alone."""
   run, given, dataset = ready.run, ready.given, ready.dataset
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  compiled = parallel.compile_epoch(run, values.parallel, values.batch_size)
   lists = None
 
-  def epoch(state, number):
+  def draw(state, number):
     nonlocal lists
-    start = time.perf_counter()
     batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
     batch = batches.draw(batch_rng, ready.plan(number), users, items, sources.seen["users"],
                          negatives=assembly.negatives(values), num_items=dataset.num_items, kd_per=values.kd_per)
@@ -165,15 +245,9 @@ def _epoch_function(values, ready, sources, rng):
                                jnp.int32(number - 1), run=run)
     jax.block_until_ready((batch, targets))
     memory = {key: {f: jnp.copy(targets[key][f]) for f in fields} for key, fields in state.memory.items()}
-    sampled = time.perf_counter()
-    state, losses = compiled(state._replace(memory=memory), given, targets, batch, step_rng)
-    losses = {name: float(value) for name, value in losses.items()}
-    if not np.isfinite(list(losses.values())).all():
-      raise InputError(f"epoch {number}: a loss is not finite ({losses}); a lower --learning_rate or another "
-                       "weight of --kd may help. The last checkpoint is kept")
-    return state, losses, {"resample": sampled - start, "train": time.perf_counter() - sampled}
+    return state._replace(memory=memory), given, targets, batch, step_rng
 
-  return epoch
+  return draw
 
 
 @contextlib.contextmanager
@@ -194,8 +268,7 @@ def _stopping():
       signal.signal(number, handler)
 
 
-def _finish(values, ready, position) -> dict[str, Any]:
+def _finish(values, ready, position) -> None:
   result = {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": ready.monitor,
             "validation": position.best, "seconds": position.seconds}
   artifacts.write_json_atomic(os.path.join(values.workdir, runs.RESULT), result)
-  return result

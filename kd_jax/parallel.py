@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent import futures
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -58,3 +61,66 @@ def _pmap(run, devices):
     return compiled(state, given, targets, jax.tree.map(by_device, batches), rng)
 
   return epoch
+
+
+def check_together(number: int, parallel: str) -> None:
+  """Raises InputError if so many runs cannot be trained at once."""
+  if number > 1 and parallel == "pmap":
+    raise InputError("--parallel=pmap: one run at a time; several at once need --parallel=jit")
+
+
+def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+  """[function(x) for x in items]; side by side on the cores of a CPU, since XLA runs most loops on one core."""
+  if len(items) < 2 or not _on_cores():
+    return [function(x) for x in items]
+  with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+    return list(threads.map(lambda x: jax.block_until_ready(function(x)), items))
+
+
+def _on_cores() -> bool:
+  return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def epochs(several: Sequence[tuple[train.Run, tuple]], parallel: str, batch_size: int) -> list[tuple]:
+  """An epoch of several runs at once: (run, arguments of its `compile_epoch`) -> its (state, losses).
+
+  On a CPU the same program as for one run, on all cores, with the same bits. On other devices equal runs, as those of
+  several seeds are, are one program with an axis of runs; what is one array in all of them stays one.
+  """
+  if len(several) == 1 or _on_cores():
+    return jax.block_until_ready(each(lambda x: compile_epoch(x[0], parallel, batch_size)(*x[1]), several))
+  check(batch_size)
+  results = {}
+  for run in dict.fromkeys(run for run, _ in several):
+    places = [place for place, (other, _) in enumerate(several) if other == run]
+    if len(places) == 1:
+      results[places[0]] = compile_epoch(run, parallel, batch_size)(*several[places[0]][1])
+      continue
+    leaves, structure = zip(*(jax.tree.flatten(several[place][1]) for place in places), strict=True)
+    columns = list(zip(*leaves, strict=True))
+    shared = tuple(all(x is column[0] for x in column) for column in columns)
+    stacked = [column[0] if one else _stack(column) for one, column in zip(shared, columns, strict=True)]
+    made = _compile_together(run, structure[0], shared)(*stacked)
+    results |= {place: jax.tree.map(lambda x, n=n: x[n], made) for n, place in enumerate(places)}
+  return jax.block_until_ready([results[place] for place in range(len(several))])
+
+
+def _stack(column):
+  """[runs, ...]; a batch with fewer distinct users is padded with users of weight 0, as it is anyway."""
+  width = [max(sizes) for sizes in zip(*(x.shape for x in column), strict=True)]
+  return jnp.stack([jnp.pad(x, [(0, w - n) for w, n in zip(width, x.shape, strict=True)])
+                    if list(x.shape) != width else x for x in column])
+
+
+@functools.cache
+def _compile_together(run, structure, shared):
+  """Leaves of (state, given, targets, batches, rng), stacked unless `shared`, -> (state, losses) [runs, ...]."""
+  epoch = lambda *leaves: train.train_epoch(*structure.unflatten(leaves), run=run)
+  vmapped = jax.vmap(epoch, in_axes=tuple(None if one else 0 for one in shared))
+  if jax.device_count() == 1:
+    return jax.jit(vmapped)
+  whole, batches = _sharding(), 3
+  of_batches = [n == batches for n, part in enumerate(structure.children()) for _ in range(part.num_leaves)]
+  where = [whole if not rows else _sharding(None, _AXIS) if one else _sharding(None, None, _AXIS)
+           for rows, one in zip(of_batches, shared, strict=True)]
+  return jax.jit(vmapped, in_shardings=where, out_shardings=whole)

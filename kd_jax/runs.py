@@ -23,7 +23,8 @@ from kd_jax import artifacts
 from kd_jax.base import InputError
 
 FLAGS, INFO, METRICS, RESULT, TEST = "flags.txt", "run.json", "metrics.jsonl", "result.json", "test.json"
-_PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile")  # where, not what
+# Where and beside what other runs, not what.
+_PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile", "seeds", "sweep")
 _EXTENDABLE = ("epochs",)  # a run may go on for longer
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 

@@ -141,11 +141,11 @@ def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
 
 
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
-              folds: int | None = None, rows: list[str] | None = None) -> dict:
+              folds: int | None = None, rows: list[str] | None = None, together: bool = False) -> dict:
   """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
 
   With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
-  rows that they learn from.
+  rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers.
   """
   table = choose(load(name), rows) if rows else load(name)
   seeds = folds or seeds or table.get("seeds", 3)
@@ -153,16 +153,18 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
   ordered = sorted(table["row"], key=lambda row: any(flag in row for flag in _FROM_ROWS))  # teachers first
   reports = {row["row"]: [] for row in table["row"]}
-  total, metric = seeds * len(ordered), table["metrics"][0]
-  for number, (seed, row) in enumerate(itertools.product(range(seeds), ordered), 1):
-    directory = run_dir(runs_dir, row["row"], seed)
-    arguments = _arguments(table, row, seed, directory, runs_dir, own)
-    values = cli.parse(_definition(), _fold(arguments, folds) if folds else arguments)
-    experiment.run_training(values)
-    found = _evaluate(table, directory, values)
-    reports[row["row"]].append(found)
-    print(f"{number}/{total}  {row['row']}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
-          f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
+  metric, number = table["metrics"][0], itertools.count(1)
+  every = [range(seeds)] if together else [[seed] for seed in range(seeds)]
+  for at_once, row in itertools.product(every, ordered):
+    arguments = [_arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
+    runs_of = [cli.parse(_definition(), _fold(x, folds) if folds else x) for x in arguments]
+    experiment.run_together(runs_of)
+    for seed, values in zip(at_once, runs_of, strict=True):
+      found = _evaluate(table, pathlib.Path(values.workdir), values)
+      reports[row["row"]].append(found)
+      print(f"{next(number)}/{seeds * len(ordered)}  {row['row']}, seed {seed}: test {metric} "
+            f"{found['metrics'][metric]:.4f}, {found['epochs']} epochs in {found['training_seconds']:.1f} s",
+            flush=True)
   monitor = runs.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / runs.RESULT)["monitor"]
   monitor = table["metrics"][0] if monitor == monitoring.LAST else monitoring.names(monitor)[0]
   result = _result(table, reports, seeds)

@@ -126,6 +126,11 @@ def test_chosen_rows_bring_their_teachers_and_no_other(made):
     tables.choose(table, ["pupil"])
 
 
+def test_seeds_of_a_row_may_be_trained_together(made, tmp_path):
+  again = tables.reproduce(str(made[0] / "small.toml"), str(tmp_path), None, None, None, together=True)
+  assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in made[1]["rows"]]
+
+
 def test_damaged_values_of_users_are_noticed(made, tmp_path):
   shutil.copytree(made[0] / "runs" / "student-seed0", tmp_path / "run")
   path = tmp_path / "run" / "test_values" / "values.npz"

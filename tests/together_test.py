@@ -1,0 +1,126 @@
+"""Several runs at once are the runs that they would be alone; sweeps and seeds name their runs."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from experiment_test import RRD, outcome
+
+from kd_jax import cli, experiment, runs, sweep
+from kd_jax.base import InputError
+
+LATE = {"learning_rate": "3e-2", "epochs": "8", "patience": "2"}  # seeds stop at different epochs
+
+
+@pytest.fixture
+def given(small, tmp_path):
+  """given("name", "--flag", ...): parsed flags of the training script, --workdir in the test's folder."""
+  def parse(name, *own):
+    return cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""), seeds=("integer", 1, ""),
+                                sweep=("string", "", "")), [*small, f"--workdir={tmp_path / name}", *own])
+  return parse
+
+
+def together(values):
+  points = [one for _, several in sweep.points(values) for one in several]
+  return points, experiment.run_together(points)
+
+
+@pytest.mark.parametrize("own", [(), (RRD,)], ids=["plain", "distilled"])
+def test_seeds_at_once_are_the_seeds_alone_bit_for_bit(given, teacher, tmp_path, own):
+  own = [*own, *([f"--teacher={teacher}"] if own else []), *(f"--{k}={v}" for k, v in LATE.items())]
+  points, results = together(given("all", "--seeds=3", "--seed=5", *own))
+  stopped = set()
+  for seed, point, result in zip((5, 6, 7), points, results, strict=True):
+    alone = given(f"alone{seed}", f"--seed={seed}", *own)
+    experiment.run_training(alone)
+    assert point.workdir == str(tmp_path / "all" / f"seed{seed}")
+    assert outcome(tmp_path / "all" / f"seed{seed}") == outcome(tmp_path / f"alone{seed}")
+    assert result == runs.read_json(tmp_path / "all" / f"seed{seed}" / runs.RESULT)
+    stopped.add(result["epochs"])
+  assert len(stopped) > 1
+
+
+def test_runs_that_stand_at_different_epochs_go_on_together(given, tmp_path):
+  for seed, epochs in ((0, 2), (1, 4)):
+    experiment.run_training(given(f"all/seed{seed}", f"--seed={seed}", f"--epochs={epochs}"))
+  together(given("all", "--seeds=3", "--epochs=5"))
+  for seed in range(3):
+    experiment.run_training(given(f"alone{seed}", f"--seed={seed}", "--epochs=5"))
+    assert outcome(tmp_path / "all" / f"seed{seed}") == outcome(tmp_path / f"alone{seed}")
+
+
+def test_a_sweep_is_every_combination(given, tmp_path):
+  found = sweep.points(given("all", "--sweep=learning_rate=1e-2|1e-3; kd=kl(k=5)|0.1*rrd(k=5, depth=30)", "--seeds=2"))
+  assert [name for name, _ in found] == [
+      f"learning_rate={rate},kd={kd}" for rate in ("1e-2", "1e-3") for kd in ("kl(k=5)", "0.1*rrd(k=5, depth=30)")]
+  one = found[3][1][1]
+  assert (one.learning_rate, one.kd, one.seed) == (1e-3, "0.1*rrd(k=5, depth=30)", 1)
+  assert one.workdir == str(tmp_path / "all" / "learning_rate=1e-3_kd=0.1_rrd_k=5_depth=30_seed1")
+  assert len({one.workdir for _, several in found for one in several}) == 8
+
+
+def test_a_sweep_trains_its_points_and_ranks_them(given, tmp_path):
+  values = given("all", "--sweep=learning_rate=1e-9|3e-2", "--epochs=3")
+  _, results = together(values)
+  experiment.run_training(given("alone", "--learning_rate=3e-2", "--epochs=3"))
+  assert outcome(tmp_path / "all" / "learning_rate=3e-2_seed0") == outcome(tmp_path / "alone")
+  first, second = sweep.summary([name for name, _ in sweep.points(values)], [[r] for r in results])
+  best = runs.read_json(tmp_path / "alone" / runs.RESULT)["validation"]["ndcg@10"]
+  assert first == f"learning_rate=3e-2: validation ndcg@10 {best:.4f}" and second.startswith("learning_rate=1e-9")
+
+
+@pytest.mark.parametrize(("own", "words"), [
+    ("--sweep=learning_rate", "is not FLAG=VALUE"), ("--sweep=rate=1|2", "is not FLAG=VALUE"),
+    ("--sweep=seed=1|2", "is not FLAG=VALUE"), ("--sweep=learning_rate=1e-3|fast", "learning_rate"),
+    ("--sweep=learning_rate=1e-3|-1", "must be positive"), ("--sweep=model=mf(dim=4)|mff(dim=4)", "mff"),
+    ("--sweep=epochs=3|3", "the same")])
+def test_points_that_are_none_are_refused(given, tmp_path, own, words):
+  with pytest.raises(InputError, match=words) as error:
+    sweep.points(given("all", own))
+  assert "\n" not in str(error.value) and not (tmp_path / "all").exists()
+
+
+def test_pmap_takes_one_run_at_a_time(given, tmp_path):
+  with pytest.raises(InputError, match="--parallel=pmap"):
+    together(given("all", "--seeds=2", "--parallel=pmap"))
+  assert not (tmp_path / "all").exists()
+
+
+def test_on_other_devices_runs_are_one_program():
+  flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+  done = subprocess.run([sys.executable, __file__], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True,
+                        text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
+
+
+def compare():
+  """Three runs, two of one kind, with teachers of their own and batches of different widths, on four devices."""
+  import conftest
+  import methods_contract_test as contract
+
+  from kd_jax import parallel
+
+  dataset = conftest.build_dataset(num_users=300, num_items=950, train=3)
+  several, alone = [], []
+  for seed, kd in ((0, "rrd"), (1, "rrd"), (2, "kl")):
+    drawn = contract.draw(dataset)
+    if seed == 1:  # one padded user more
+      drawn = {k: np.pad(v, ((0, 0), (0, 4))) if k.startswith("kd_users") else v for k, v in drawn.items()}
+    run, given, state = contract.build(dataset, jax.tree.map(lambda x: x[0], drawn), contract.default(kd))
+    given = given._replace(params=jax.tree.map(lambda x, s=seed: (1 + s) * x, given.params))
+    arguments = (state, given, contract.sample(dataset, run, given, state.params), drawn, jax.random.key(seed))
+    copy = jax.tree.map(lambda x: x.copy(), state)
+    alone.append(parallel.compile_epoch(run, "jit", contract.BATCH)(copy, *arguments[1:]))
+    several.append((run, arguments))
+  assert jax.device_count() == 4
+  for one, other in zip(alone, parallel.epochs(several, "jit", contract.BATCH), strict=True):
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+      np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6 * float(np.abs(y).max()) + 1e-6)
+
+
+if __name__ == "__main__":
+  compare()

@@ -20,7 +20,8 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   about = " ".join(table.get("about", "").split())
   published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
   history = "" if result["history"] == "train" else ", histories with validation items"
-  note = (f"{synthetic}{result['seeds']} {'folds' if result['folds'] else 'seeds'}, mean ± standard deviation"
+  several = f"{result['seeds']} {'folds' if result['folds'] else 'seeds'}, mean ± standard deviation"
+  note = (f"{synthetic}{several if result['seeds'] > 1 else 'One seed'}"
           f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
           f"and teacher that a row closes; test split, "
           f"{result['candidates']} as candidates{history}, {result['users']:,} {result['evaluated']}"
@@ -89,8 +90,8 @@ def _comparisons(result) -> list[str]:
     rows.append([" − ".join(entry["rows"]), f"{x['difference']:+.4f}", f"[{x['interval'][0]:+.4f}, "
                  f"{x['interval'][1]:+.4f}]", "" if x["std"] is None else f"{x['std']:.4f}", effect,
                  f"{x['t_test_holm']:.2g}", f"{x['randomisation_holm']:.2g}"])
+  averaged = f"A user's values are averaged over the {result['seeds']} seeds first. " if result["seeds"] > 1 else ""
   head = ["rows", "difference", "95 % interval", "std over seeds", "effect size", "p (t)", "p (randomisation)"]
   return [f"## Differences in {metric}", "", *_lines(head, rows), "",
-          f"A user's values are averaged over the {result['seeds']} seeds first; users are the sample. Bootstrap "
-          "interval over users; Cohen's d of paired differences; two-sided paired t-test and sign-flip randomisation "
-          "test, p after Holm's correction over these rows. All metrics are in the JSON."]
+          f"{averaged}Users are the sample. Bootstrap interval over users; Cohen's d of paired differences; two-sided "
+          "paired t-test and sign-flip randomisation test, p after Holm's correction over these rows. All metrics are in the JSON."]

@@ -94,4 +94,5 @@ def _comparisons(result) -> list[str]:
   head = ["rows", "difference", "95 % interval", "std over seeds", "effect size", "p (t)", "p (randomisation)"]
   return [f"## Differences in {metric}", "", *_lines(head, rows), "",
           f"{averaged}Users are the sample. Bootstrap interval over users; Cohen's d of paired differences; two-sided "
-          "paired t-test and sign-flip randomisation test, p after Holm's correction over these rows. All metrics are in the JSON."]
+          "paired t-test and sign-flip randomisation test, p after Holm's correction over these rows. "
+          "All metrics are in the JSON."]

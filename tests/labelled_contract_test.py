@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import methods_contract_test as contract
 import numpy as np
 import optax
 import pytest
@@ -13,31 +14,34 @@ from conftest import build_labelled
 from kd_jax import batches, evaluate, lookup, resample, tasks, teachers, train
 from kd_jax.base import InputError
 
-NAMES = lookup.names("losses")
 CONTEXTS, LABELS, BATCH = 40, 950, 16
 
 
-def make_run(dataset, *kds):
-  """An MLP of width 8 and a live teacher; two if the methods hear all at once."""
-  widths = {train.STUDENT: 8, train.TEACHER: 12} | ({"teacher2": 10} if kds and kds[0].all_teachers else {})
+def make_run(dataset, *kds, learners=(train.STUDENT,)):
+  """MLPs of width 8 and a live teacher; two if the methods hear all at once."""
+  widths = dict.fromkeys(learners, 8) | {train.TEACHER: 12}
+  widths |= {"teacher2": 10} if kds and kds[0].all_teachers else {}
   modules = {name: teachers.build_module(f"mlp(hidden=({width},))", dataset) for name, width in widths.items()}
-  others = tuple(name for name in modules if name != train.STUDENT)
-  return train.Run(tuple(modules.items()), (train.STUDENT,), tuple((train.STUDENT, t) for t in others),
-                   tuple((1.0, kd) for kd in kds), tasks.logistic, optax.sgd(0.1), "sum")
+  edges = tuple((name, other) for name in learners for other in modules if other not in learners)
+  return train.Run(tuple(modules.items()), learners, edges, tuple((1.0, kd) for kd in kds), tasks.logistic,
+                   optax.sgd(0.1), "sum")
 
 
-def build(dataset, *kds):
+init = jax.jit(train.init, static_argnums=1, compiler_options=contract.QUICKLY)
+
+
+def build(dataset, *kds, learners=(train.STUDENT,)):
   """(run, given, state, batch), the teachers random."""
-  run = make_run(dataset, *kds)
+  run = make_run(dataset, *kds, learners=learners)
   others = tuple(name for name, _ in run.networks if name not in run.learners)
   constants = {name: jax.tree.map(jnp.asarray, m.constants(dataset)) for name, m in run.networks}
   labels = jnp.asarray(evaluate.label_matrix(dataset, "train"))
   plan = batches.plan_contexts(0, 1, dataset.contexts["train"], BATCH)
   batch = jax.tree.map(lambda x: jnp.asarray(x[-1]), plan)  # padded
   alone = run._replace(learners=others, kds=(), edges=())
-  frozen = train.init(jax.random.key(1), alone, train.Given({}, constants), batch).params["networks"]
+  frozen = init(jax.random.key(1), alone, train.Given({}, constants), batch).params["networks"]
   given = train.Given(jax.tree.map(lambda x: 3 * x, frozen), constants, labels=labels)
-  return run, given, train.init(jax.random.key(2), run, given, batch), batch
+  return run, given, init(jax.random.key(2), run, given, batch), batch
 
 
 @pytest.fixture(scope="module")
@@ -45,60 +49,84 @@ def data():
   return build_labelled(CONTEXTS, LABELS)
 
 
-class Ready(NamedTuple):
-  run: train.Run
-  given: train.Given
-  state: train.TrainState
-  batch: dict
-  targets: dict
-  value: float
-  losses: np.ndarray
-  gradients: tuple  # to the student, to the teacher
-
-
-@functools.partial(jax.jit, static_argnames="run")
+@functools.partial(jax.jit, static_argnames="run", compiler_options=contract.QUICKLY)
 def evaluated(params, given, batch, targets, *, run):
+  """({edge key: (sum, losses)}, gradients of the sum of all to the students and to the teachers)."""
   def total(params, teacher):
-    (term,) = train.per_example_loss(params, given._replace(params=teacher), batch, targets, jax.random.key(4),
-                                     run=run)[1].values()
-    return (term[0] * term[1]).sum(), term[0]
+    terms = train.per_example_loss(params, given._replace(params=teacher), batch, targets, jax.random.key(4),
+                                   run=run)[1]
+    sums = {key: (weight * losses).sum() for key, (losses, weight) in terms.items()}
+    return sum(sums.values()), {key: (sums[key], losses) for key, (losses, _) in terms.items()}
 
-  return jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(params, given.params)
+  gradients, found = jax.grad(total, argnums=(0, 1), has_aux=True)(params, given.params)
+  return found, *gradients
 
 
-@pytest.fixture(scope="module", params=NAMES)
-def ready(request, data):
-  """The method with its default arguments, on 950 labels, which its lists fit."""
-  method = lookup.build("losses", lookup.Call(request.param))
+def refused(name, dataset):
+  """Whether a method is refused for labelled data, in the words that say why."""
+  kd = contract.default(name)
   try:
-    resample.check(make_run(data, method), data)
+    resample.check(make_run(dataset, kd), dataset)
   except InputError as error:
-    assert (method.rows == "items" or method.neighbours) and "contexts and labels" in str(error)
-    pytest.skip("needs interactions of many users with many items")
-  run, given, state, batch = build(data, method)
+    assert (kd.rows == "items" or kd.neighbours) and "contexts and labels" in str(error)
+    return True
+  return False
+
+
+class Found(NamedTuple):
+  losses: np.ndarray
+  value: float  # their weighted sum
+  after: float  # and after a step against its gradient
+  student: dict  # gradients to its parameters and to those of an adapter
+  teacher: dict
+
+
+def measure(data, names) -> dict[str, Found]:
+  """Of methods with their default arguments, a learner for each, named after it: one program trains them apart."""
+  kds = (contract.default(name)._replace(learner=name) for name in names)
+  run, given, state, batch = build(data, *kds, learners=names)
   sources = resample.prepare(run, data, given)
   lists = resample.learner_lists(run, state.params, given, sources, 0, None)
   targets = resample.targets(jax.random.key(1), state.params, given, sources, lists,
                              resample.initial_memory(run, data), jnp.int32(0), run=run)
-  (value, losses), gradients = evaluated(state.params, given, batch, targets, run=run)
-  return Ready(run, given, state, batch, targets, value, losses, gradients)
+  found, gradient, teacher = evaluated(state.params, given, batch, targets, run=run)
+  edges = {edge.learner: edge.key for edge in train.edges(run)}
+  own = {name: {k: x for k, x in (gradient["networks"] | gradient["adapters"]).items() if k in (name, edges[name])}
+         for name in names}
+  scale = {k: 0.01 / optax.tree.norm(g) for g in own.values() for k in g}
+  moved = {kind: {k: jax.tree.map(lambda x, g, k=k: x - scale[k] * g, tree, gradient[kind][k])
+                  for k, tree in trees.items()} for kind, trees in state.params.items()}
+  after = evaluated(moved, given, batch, targets, run=run)[0]
+  return {n: Found(found[k][1], found[k][0], after[k][0], own[n], teacher) for n, k in edges.items()}
 
 
-def test_one_finite_loss_per_context(ready):
-  assert ready.losses.shape == (BATCH,) and np.isfinite(ready.losses).all() and np.ptp(ready.losses) > 0
+@pytest.fixture(scope="module")
+def together(data):
+  """{method: Found} of all that are not refused, on 950 labels, which their lists fit."""
+  kept = [name for name in contract.NAMES if not refused(name, data)]
+  of = lambda all_teachers: tuple(n for n in kept if contract.default(n).all_teachers == all_teachers)
+  return measure(data, of(False)) | measure(data, of(True))
 
 
-def test_the_student_learns_and_the_teacher_does_not(ready):
-  student, teacher = ready.gradients
-  assert all(not np.any(x) for x in jax.tree.leaves(teacher))
-  assert all(np.isfinite(x).all() for x in jax.tree.leaves(student))
-  assert np.any(student["networks"][train.STUDENT]["embedding"])
+@pytest.fixture(params=contract.NAMES)
+def found(request, together):
+  if request.param not in together:
+    pytest.skip("refused: needs interactions of many users with many items")
+  return together[request.param]
 
 
-def test_a_step_against_the_gradient_lowers_the_loss(ready):
-  gradient = ready.gradients[0]
-  moved = jax.tree.map(lambda x, g: x - 0.01 * g / optax.tree.norm(gradient), ready.state.params, gradient)
-  assert evaluated(moved, ready.given, ready.batch, ready.targets, run=ready.run)[0][0] < ready.value
+def test_one_finite_loss_per_context(found):
+  assert found.losses.shape == (BATCH,) and np.isfinite(found.losses).all() and np.ptp(found.losses) > 0
+
+
+def test_the_student_learns_and_the_teacher_does_not(found):
+  assert all(not np.any(x) for x in jax.tree.leaves(found.teacher))
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.student))
+  assert any(np.any(network["embedding"]) for network in found.student.values() if "embedding" in network)
+
+
+def test_a_step_against_the_gradient_lowers_the_loss(found):
+  assert found.after < found.value
 
 
 def test_masked_soft_labels_by_softmax_and_sigmoid():
@@ -145,10 +173,10 @@ def test_what_teachers_say_of_all_labels_is_computed_once(data, name):
   run, given, state, batch = build(data, lookup.build("losses", lookup.Call(name, (("candidates", "full"),))))
   sources = resample.prepare(run, data, given)
   targets = resample.targets(jax.random.key(1), state.params, given, sources, resample.Lists({}, {}), {}, 0, run=run)
-  live, _ = evaluated(state.params, given, batch, {}, run=run)
+  ((_, live),) = evaluated(state.params, given, batch, {}, run=run)[0].values()
   broken = given._replace(params=jax.tree.map(lambda x: x * jnp.nan, given.params))
-  stored, _ = evaluated(state.params, broken, batch, targets, run=run)
-  np.testing.assert_allclose(stored[1], live[1], rtol=1e-5)
+  ((_, stored),) = evaluated(state.params, broken, batch, targets, run=run)[0].values()
+  np.testing.assert_allclose(stored, live, rtol=1e-5)
 
 
 def test_a_network_runs_once_where_base_and_method_have_the_same_rows(data):

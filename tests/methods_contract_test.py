@@ -14,42 +14,45 @@ import optax
 import pytest
 
 import kd_jax.losses
-from kd_jax import batches, lookup, neighbours, ranking, resample, tasks, train
+from kd_jax import batches, lookup, neighbours, ranking, resample, sequences, tasks, teachers, train
 from kd_jax.base import KD, Outputs
 
 NAMES = lookup.names("losses")
 BATCH, NEGATIVES = 256, 2
-
+MODELS = tuple(f"mf(dim={dim}, init_std=0.5)" for dim in (8, 12, 10))  # of students, of teachers
 
 OPTIMIZER = optax.adam(0.05)
 QUICKLY = {"xla_backend_optimization_level": 0}  # most of the time here is compiling
 WEIGHT = 100.0  # of the method, beside the base loss
 
 
-def build(dataset, batch, *kds, learners=(train.STUDENT,)):
-  """(run, given, state): students of width 8 and a random live teacher; two if the methods hear all at once."""
-  widths = dict.fromkeys(learners, 8) | {train.TEACHER: 12}
-  widths |= {"teacher2": 10} if kds and kds[0].all_teachers else {}
-  modules = {name: lookup.build("models", lookup.Call("mf", (("dim", dim), ("init_std", 0.5))),
-                                num_users=dataset.num_users, num_items=dataset.num_items)
-             for name, dim in widths.items()}
-  teachers = tuple(name for name in modules if name not in learners)
-  run = train.Run(tuple(modules.items()), learners, tuple((name, t) for name in learners for t in teachers),
+def build(dataset, batch, *kds, learners=(train.STUDENT,), models=MODELS):
+  """(run, given, state): students of the first model and a random live teacher; two if the methods hear all at once."""
+  calls = dict.fromkeys(learners, models[0]) | {train.TEACHER: models[1]}
+  calls |= {"teacher2": models[2]} if kds and kds[0].all_teachers else {}
+  modules = {name: teachers.build_module(call, dataset) for name, call in calls.items()}
+  others = tuple(name for name in modules if name not in learners)
+  run = train.Run(tuple(modules.items()), learners, tuple((name, t) for name in learners for t in others),
                   tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
   init = jax.jit(train.init, static_argnums=1, compiler_options=QUICKLY)
-  alone = run._replace(learners=teachers, kds=(), edges=())
-  frozen = init(jax.random.key(1), alone, train.Given({}, {}), batch).params["networks"]
-  given = train.Given(frozen, {}, jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset)))
+  constants = {name: jax.tree.map(jnp.asarray, teachers.constants(m, dataset)) for name, m in modules.items()}
+  alone = run._replace(learners=others, kds=(), edges=())
+  alike = {name: batch[name] for name in ("users", "items")}  # teachers may read histories of another length
+  frozen = init(jax.random.key(1), alone, train.Given({}, constants), alike).params["networks"]
+  given = train.Given(frozen, constants, jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset)))
   return run, given, init(jax.random.key(2), run, given, batch)
 
 
-def draw(dataset):
-  """The batches [S, ...] of an epoch."""
-  plan = batches.plan(0, 1, dataset.train, BATCH, "interaction")
-  sizes = dataset.num_users, dataset.num_items
-  users, items = batches.to_device(dataset.train, *sizes)
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(dataset.train.users, dataset.train.items, *sizes))
-  made = batches.draw(jax.random.key(3), plan, users, items, seen, negatives=NEGATIVES, num_items=sizes[1])
+def draw(dataset, length=None, kd_per="interaction"):
+  """The batches [S, ...] of an epoch: of single interactions, or of sequences of `length`."""
+  if length:
+    plan = sequences.plan(0, 1, dataset.train, sequences.pack(dataset.train, length), BATCH, kd_per)
+  else:
+    plan = batches.plan(0, 1, dataset.train, BATCH, kd_per)
+  users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
+  seen = jax.tree.map(jnp.asarray, ranking.seen_by_users(dataset))
+  made = batches.draw(jax.random.key(3), plan, users, items, seen, negatives=NEGATIVES, num_items=dataset.num_items,
+                      kd_per=kd_per)
   return jax.tree.map(jnp.asarray, made)
 
 

@@ -1,4 +1,4 @@
-"""Several devices give one device's result, under jit and under pmap: plain runs, every method, mutual learners."""
+"""Several devices give the result of one, under jit and pmap: plain runs, every method, mutual learners, sequences."""
 
 import functools
 import json
@@ -10,6 +10,7 @@ import pytest
 
 BATCH, CLOSE = 256, 3e-5
 PLAIN, MUTUAL = ("plain sum", "plain mean"), ("student", "peer")
+SEQUENCES = ("sequences",)
 
 
 @pytest.mark.parametrize(("devices", "names"), [(2, ("rrd", "rkd")), (4, ()), (8, ("rrd", "de"))])
@@ -24,7 +25,7 @@ def test_several_devices_give_the_result_of_one(devices, names):
 
   assert found["devices"] == devices
   of_labels = {n for n in lookup.names("losses") if lookup.build("losses", lookup.Call(n)).labels}
-  expected = {*names} or {*lookup.names("losses"), *PLAIN, *MUTUAL} - of_labels
+  expected = {*names} or {*lookup.names("losses"), *PLAIN, *MUTUAL, *SEQUENCES} - of_labels
   for mode in ("jit", "pmap"):
     assert {name for way, name, _ in found["apart"] if way == mode} == expected
   for mode, name, apart in found["apart"]:
@@ -57,7 +58,7 @@ def compare(names):
   drawn = contract.draw(dataset)
   apart, rng, first = [], jax.random.key(6), jax.tree.map(lambda x: x[0], drawn)
 
-  def measure(run, given, state):
+  def measure(run, given, state, drawn=drawn):
     state = state._replace(step=state.step + 3 * drawn["weight"].shape[0])  # epoch 3: schedules have moved
     targets = contract.sample(dataset, run, given, state.params) if run.kds else {}
     one = jax.jit(functools.partial(train.train_epoch, run=run))(state, given, targets, drawn, rng)
@@ -79,6 +80,11 @@ def compare(names):
     run, given, state = contract.build(dataset, first, learners=MUTUAL)
     measure(run._replace(edges=(MUTUAL, MUTUAL[::-1]), kds=(
         (weight, kl(candidates="full")), (weight, bd()), (weight, bd(learner=train.PEER)))), given, state)
+    packed = contract.draw(dataset, length=4, kd_per="user")
+    models = "sasrec(dim=8, length=4, blocks=1, dropout=0.0)", "gru4rec(dim=12, length=3)"
+    kds = kl(candidates="full"), contract.default("rkd")
+    measure(*contract.build(dataset, jax.tree.map(lambda x: x[0], packed), *kds, learners=SEQUENCES, models=models),
+            packed)
   print(json.dumps({"devices": jax.device_count(), "apart": apart}))
 
 

@@ -1,4 +1,4 @@
-"""Every kind of method on batches of sequences, and the loss over all items."""
+"""Every method on batches of sequences, and the loss over all items."""
 
 import functools
 
@@ -9,42 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import batches, lookup, neighbours, ranking, sequences, tasks, train
+from kd_jax import batches, ranking, resample, tasks, teachers, train
+from kd_jax.base import InputError
 
-LENGTH, NEGATIVES = 4, 2
-
-
-def module(call, dataset):
-  return lookup.build("models", lookup.parse("models", call, "model"), num_users=dataset.num_users,
-                      num_items=dataset.num_items)
-
-
-@pytest.fixture(scope="module")
-def batch(wide):
-  """The first batch of sequences of an epoch."""
-  sizes = wide.num_users, wide.num_items
-  plan = sequences.plan(0, 1, wide.train, sequences.pack(wide.train, LENGTH), contract.BATCH, "interaction")
-  seen = jax.tree.map(jnp.asarray, ranking.seen_of(wide.train.users, wide.train.items, *sizes))
-  drawn = batches.draw(jax.random.key(3), plan, *batches.to_device(wide.train, *sizes), seen, negatives=NEGATIVES,
-                       num_items=sizes[1])
-  return jax.tree.map(lambda x: jnp.asarray(x[0]), drawn)
-
-
-def build(dataset, batch, kds, student, teachers):
-  """(run, given, state) of a student and random teachers, all with histories or vectors of their own."""
-  networks = {train.STUDENT: module(student, dataset)}
-  networks |= {f"{train.TEACHER}{n or ''}": module(call, dataset) for n, call in enumerate(teachers)}
-  names = tuple(n for n in networks if n != train.STUDENT)
-  constants = {n: jax.tree.map(jnp.asarray, m.constants(dataset)) for n, m in networks.items()
-               if hasattr(m, "constants")}
-  run = train.Run(tuple(networks.items()), (train.STUDENT,), tuple((train.STUDENT, n) for n in names),
-                  tuple((1.0, kd) for kd in kds), tasks.bce, optax.adam(0.05), "mean")
-  init = jax.jit(train.init, static_argnums=1, compiler_options=contract.QUICKLY)
-  alone = run._replace(learners=names, kds=(), edges=())
-  frozen = init(jax.random.key(1), alone, train.Given({}, constants), {k: batch[k] for k in ("users", "items")})
-  near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
-  given = train.Given(frozen.params["networks"], constants, near)
-  return run, given, init(jax.random.key(2), run, given, batch)
+LENGTH = 4
+MODELS = {False: ("sasrec(dim=8, length=4, blocks=1)", "hstu(dim=12, length=3, blocks=1)"),  # by all_teachers
+          True: ("gru4rec(dim=8, length=4)", "hstu(dim=12, length=3, blocks=1)", "mf(dim=10)")}
 
 
 @functools.partial(jax.jit, static_argnames="run", compiler_options=contract.QUICKLY)
@@ -59,30 +29,34 @@ def measure(params, teacher, given, batch, targets, *, run):
   return found, *jax.vmap(pull)(jnp.eye(len(sums)))
 
 
-def kind(name):
-  """What the frame does differently for methods: one of each kind is enough, since none sees the base batch."""
-  kd = contract.default(name)
-  return kd.all_teachers, kd.rows, kd.sample is None, kd.adapter is not None, kd.in_batch, bool(kd.neighbours)
-
-
-KINDS = {kind(name): name for name in contract.NAMES if not contract.default(name).labels}
+def reads_labels(name):
+  return contract.default(name).labels
 
 
 @pytest.mark.parametrize("all_teachers", [False, True])
-def test_every_kind_of_method_teaches_on_batches_of_sequences(wide, batch, all_teachers):
-  names = [name for (hears_all, *_), name in KINDS.items() if hears_all == all_teachers]
-  kds = [contract.default(n) for n in names]
-  teachers = ["hstu(dim=12, length=3, blocks=1)", "mf(dim=10)"][: 1 + all_teachers]
-  run, given, state = build(wide, batch, kds, "sasrec(dim=8, length=4, blocks=1)", teachers)
+def test_every_method_teaches_on_batches_of_sequences(wide, all_teachers):
+  """All of them in one program: one student, the gradient of each method apart."""
+  names = [n for n in contract.NAMES if not reads_labels(n) and contract.default(n).all_teachers == all_teachers]
+  batch = jax.tree.map(lambda x: x[0], contract.draw(wide, LENGTH))
+  run, given, state = contract.build(wide, batch, *map(contract.default, names), models=MODELS[all_teachers])
+  resample.check(run, wide)
   targets = contract.sample(wide, run, given, state.params)
   found, to_student, to_teacher = measure(state.params, given.params, given, batch, targets, run=run)
   rows = {side: batch[f"kd_{side}"].shape[0] for side in ("users", "items")}
   rows["entities"] = rows["users"] + batch["items"].size
-  for m, (name, kd, losses) in enumerate(zip(names, kds, found, strict=True)):
-    assert losses.shape == (rows[kd.rows],) and np.isfinite(losses).all(), name
+  for m, (name, losses) in enumerate(zip(names, found, strict=True)):
+    assert losses.shape == (rows[contract.default(name).rows],) and np.isfinite(losses).all(), name
     moved = [np.abs(x[m]) for x in jax.tree.leaves(to_student["networks"])]
     assert all(np.isfinite(x).all() for x in moved) and max(x.max() for x in moved) > 1e-7, name
   assert all(not np.any(x) for x in jax.tree.leaves(to_teacher))
+
+
+@pytest.mark.parametrize("name", [n for n in contract.NAMES if reads_labels(n)])
+def test_methods_that_read_labels_are_refused(wide, name):
+  run = train.Run((), (train.STUDENT,), ((train.STUDENT, train.TEACHER),), ((1.0, contract.default(name)),), tasks.bce,
+                  contract.OPTIMIZER, "sum")
+  with pytest.raises(InputError, match=r"--kd: the method reads true labels, and .* is not labelled data"):
+    resample.check(run, wide)
 
 
 def test_a_loss_of_all_items_is_the_softmax_over_them(make_dataset):
@@ -92,7 +66,7 @@ def test_a_loss_of_all_items_is_the_softmax_over_them(make_dataset):
   plan = batches.plan(0, 1, data.train, 8, "interaction")
   drawn = batches.draw(jax.random.key(0), plan, *batches.to_device(data.train, 5, 7), seen, negatives=0, num_items=7)
   assert drawn["items"].shape == (2, 8, 1)
-  run = train.Run(((train.STUDENT, module("mf(dim=3, init_std=0.8)", data)),), (train.STUDENT,), (), (),
+  run = train.Run(((train.STUDENT, teachers.build_module("mf(dim=3, init_std=0.8)", data)),), (train.STUDENT,), (), (),
                   tasks.cross_entropy, optax.sgd(1.0), "sum", all_items=True)
   first = jax.tree.map(lambda x: x[0], drawn)
   state = train.init(jax.random.key(0), run, train.Given({}, {}), first)

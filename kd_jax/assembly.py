@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from kd_jax import (
@@ -26,7 +27,7 @@ from kd_jax import (
     transfer,
     vectors,
 )
-from kd_jax.base import Batch, Dataset, InputError
+from kd_jax.base import Array, Batch, Dataset, InputError
 
 
 class Setup(NamedTuple):
@@ -41,6 +42,7 @@ class Setup(NamedTuple):
   plan: Callable[[int], Batch]  # the batches of an epoch, see `batches.plan`
   example: Batch  # a batch of the shapes of training, to initialise with
   monitor: str  # validation metric that chooses the best epoch
+  pool: Array | None  # [n] items that negatives are drawn from; None: all
 
 
 @functools.cache
@@ -97,7 +99,8 @@ def setup(values: flags.FlagValues) -> Setup:
   shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example))
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
-  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, example, monitor)
+  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, example, monitor,
+               _pool(values, dataset))
 
 
 def _frozen(values) -> tuple[str, ...]:
@@ -188,6 +191,15 @@ def _check_lengths(stored, lists, dataset):
 def negatives(values: flags.FlagValues) -> int:
   """How many are drawn for each interaction: none where the loss is of all items."""
   return 0 if tasks.INTERACTIONS.losses.get(values.loss) in tasks.ALL_ITEMS else values.negatives
+
+
+def _pool(values, dataset) -> Array | None:
+  if values.negatives_from == "all":
+    return None
+  if dataset.contexts is not None or not negatives(values):
+    raise InputError(f"--negatives_from={values.negatives_from}: none are drawn for --loss=cross_entropy, nor for "
+                     "labelled data")
+  return jnp.asarray(np.unique(dataset.train.items))
 
 
 def _example_batch(values, plan) -> Batch:

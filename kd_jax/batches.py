@@ -60,11 +60,12 @@ def _distinct(entries, weight, kd_per):
 
 
 @functools.partial(jax.jit, static_argnames=("negatives", "num_items", "kd_per"))
-def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, negatives: int, num_items: int,
-         kd_per: str = "interaction") -> Batch:
+def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, pool: Array | None = None, *,
+         negatives: int, num_items: int, kd_per: str = "interaction") -> Batch:
   """Turns a `plan` into batches: `users` [S, B] and `items` [S, B, 1 + negatives], the positive first.
 
-  Negatives are uniform over the items that the user has not seen in training. `items_weight` is the
+  Negatives are uniform over the items that the user has not seen in training, or over those of them in `pool` [n],
+  ascending, which holds every item of training. `items_weight` is the
   weight of the items as entities: with kd_per="user", 1 only where an item is first met in the batch.
   What else the plan says stays. A plan of contexts is left as it is.
   """
@@ -72,8 +73,12 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, *, neg
     return plan
   rows = plan["rows"]
   users, positives = users[rows], items[rows]
-  n = jax.random.randint(rng, (negatives, *rows.shape), 0, num_absent(seen, users, num_items))
+  if pool is not None:  # places in the pool are what is drawn
+    seen = seen._replace(items=jnp.searchsorted(pool, seen.items))
+  n = jax.random.randint(rng, (negatives, *rows.shape), 0,
+                         num_absent(seen, users, num_items if pool is None else pool.shape[0]))
   drawn = nth_absent(seen, jnp.broadcast_to(users, n.shape), n)  # [negatives, S, B]
+  drawn = drawn if pool is None else pool[drawn]
   items = jnp.moveaxis(jnp.concatenate([positives[None], drawn]), 0, -1)
   weight = jnp.broadcast_to(plan["weight"][..., None], items.shape)
   if kd_per == "user":

@@ -42,6 +42,8 @@ TRAIN = dict(
     reduction=("string", "sum", "How per-example losses of a batch are reduced: sum (the literature's) or mean."),
     batch_size=("integer", 2048, "Interactions (contexts, if the data is labelled) per step."),
     negatives=("integer", 1, "Unseen items drawn per interaction for the base loss; none for labelled data."),
+    negatives_from=("string", "all", "Negatives are drawn from all items or from warm ones, those with training "
+                    "interactions: then models of content do not learn that cold items are bad."),
     epochs=("integer", 1000, "Epochs at most."),
     eval_every=("integer", 1, "Epochs between validations."),
     patience=("integer", 30, "Validations without improvement before training stops; 0: never stop early."),
@@ -60,7 +62,8 @@ _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate",
              "folds", "repeats")
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
-            "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"), "optimizer": ("adam", "adamw", "sgd"),
+            "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
+            "optimizer": ("adam", "adamw", "sgd"),
             "split": ("validation", "test"), "history": ("train", "train+validation")}
 _PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}
 

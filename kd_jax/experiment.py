@@ -239,7 +239,8 @@ def _draw(values, ready, sources, rng):
     nonlocal lists
     batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
     batch = batches.draw(batch_rng, ready.plan(number), users, items, sources.seen["users"],
-                         negatives=assembly.negatives(values), num_items=dataset.num_items, kd_per=values.kd_per)
+                         ready.pool, negatives=assembly.negatives(values), num_items=dataset.num_items,
+                         kd_per=values.kd_per)
     lists = resample.learner_lists(run, state.params, given, sources, number - 1, lists)
     targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory,
                                jnp.int32(number - 1), run=run)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sampling_test import assert_frequencies
 
 from kd_jax import batches, ranking
 from kd_jax.base import Interactions
@@ -75,3 +76,18 @@ def test_items_as_entities_are_weighed_by_places_or_once(make_dataset, kd_per):
     totals = np.bincount(items[real], weights=places[real], minlength=15)
     counts = np.bincount(items[real], minlength=15)
     assert np.array_equal(totals, counts if kd_per == "interaction" else counts > 0)
+
+
+def test_negatives_from_a_pool_are_uniform_over_its_unseen_items():
+  """Items 0, 3, 8 and 11 are in no training interaction; each user has seen three of the others."""
+  pool = np.array([1, 2, 4, 5, 6, 7, 9, 10], np.int32)
+  users, items = np.repeat(np.arange(4, dtype=np.int32), 3), pool[[0, 1, 2, 5, 6, 7, 1, 3, 5, 0, 4, 7]]
+  seen = jax.tree.map(jnp.asarray, ranking.seen_of(users, items, 4, 12))
+  plan = batches.plan(0, 1, Interactions(users, items), 12, "interaction")
+  drawn = batches.draw(jax.random.key(0), plan, jnp.asarray(users), jnp.asarray(items), seen, jnp.asarray(pool),
+                       negatives=3000, num_items=12)
+  for user in range(4):
+    found = np.asarray(drawn["items"])[np.asarray(drawn["users"]) == user, 1:]
+    absent = np.setdiff1d(pool, items[users == user])
+    assert np.isin(found, absent).all() and np.isin(drawn["items"][..., 0], items).all()
+    assert_frequencies(np.bincount(found.reshape(-1), minlength=12)[absent], np.full(len(absent), 1 / len(absent)))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from kd_jax import artifacts, checkpoint, data, evaluate, experiment, exporting, labelling, report, runs, teachers
+from kd_jax.base import InputError
 
 RRD = "--kd=0.5*rrd(k=5, uninteresting=5, depth=30)"
 
@@ -119,6 +120,25 @@ def test_damaged_training_data_is_noticed(train, tmp_path):
   with pytest.raises(ValueError, match="damaged prepared data"):
     train("spoilt", f"--cache_dir={tmp_path / 'cache'}")
   assert not (tmp_path / "spoilt").exists()
+
+
+@pytest.mark.parametrize("pool", ["all", "warm"])
+def test_cold_items_are_pushed_only_where_negatives_are_drawn_from_all(train, pool):
+  call = "synthetic(users=100, items=240, interactions_per_user=16, split='cold_items')"
+  ends = []
+  for epochs in (1, 2):
+    directory = train(f"{epochs}", f"--data={call}", f"--negatives_from={pool}", f"--epochs={epochs}",
+                      "--monitor=epoch")
+    ends.append(np.asarray(checkpoint.restore_best(directory)[0]["student"]["item"]))
+  moved = np.any(ends[0] != ends[1], axis=1)
+  warm = np.unique(data.load(call).train.items)
+  cold = np.setdiff1d(np.arange(len(moved)), warm)
+  assert cold.size and moved[warm].all() and moved[cold].all() == (pool == "all") == moved[cold].any()
+
+
+def test_a_pool_of_negatives_is_refused_where_none_are_drawn(train):
+  with pytest.raises(InputError, match="--negatives_from=warm: none are drawn"):
+    train("refused", "--negatives_from=warm", "--loss=cross_entropy")
 
 
 def test_closed_forms_are_runs_too(train):

@@ -73,6 +73,8 @@ def setup(values: flags.FlagValues) -> Setup:
   loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
   described, features = _described(values, dataset)
   networks, edges = _learners(values, described)
+  if all(module.inner_product for module in networks.values()):
+    loss = tasks.OF_PRODUCTS.get(loss, loss)
   constants = {name: teachers.constants(module, described) for name, module in networks.items()}
   params, loaded = {}, []
   for number, path in enumerate(values.teacher.split(",") if values.teacher else []):

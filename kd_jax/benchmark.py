@@ -1,13 +1,12 @@
-"""Timings of the parts of a run, each the median of repeats after a warm-up."""
+"""The parts of a run as pieces of work that can be timed, see `sides`."""
 
 from __future__ import annotations
 
 import functools
 import math
 import platform
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,57 +14,72 @@ import jax.numpy as jnp
 
 from kd_jax import (
     __version__,
+    assembly,
     batches,
-    data,
     evaluate,
     flops,
     lookup,
     neighbours,
     parallel,
     resample,
+    sides,
     tasks,
     teachers,
     train,
 )
+from kd_jax.base import Dataset
 
-PLAIN = "plain"
+_PLAIN = "plain"
 _WARM_SECONDS = 30
 
 
-def measure(function: Callable[[], Any], repeats: int) -> dict[str, float]:
-  """Seconds of `function()`, its result waited for: first call, then median, min and max of `repeats`."""
-  times = []
-  for _ in range(repeats + 1):
-    start = time.perf_counter()
-    jax.block_until_ready(function())
-    times.append(time.perf_counter() - start)
-  return {"first": times[0], "median": statistics.median(times[1:]), "min": min(times[1:]), "max": max(times[1:])}
+def works(dataset: Dataset, settings: sides.Settings) -> dict[str, Callable[[], sides.Repeat]]:
+  """{work: what prepares it}: evaluation, then an epoch of the plain student and of every method.
 
-
-def run(data_spec: str, model: str, teacher_model: str, kds: list[str], *, batch_size: int, repeats: int,
-        warmup: int, data_dir: str | None, cache_dir: str | None) -> Iterator[tuple[str, dict[str, float]]]:
-  """Yields (what, seconds): evaluation, then an epoch of the plain student and of every method.
-
-  An epoch is drawing batches and targets plus training; its parts are given as well. Where the student ranks
-  every n epochs, a timing is the mean of n. Every method starts from the student after `warmup` plain epochs
+  An epoch is drawing batches and targets plus training; the seconds of `drawing` are given as well. Where the student
+  ranks every n epochs, a repeat is the mean of n. Every method starts from the student after `warmup` plain epochs
   and has as many of its own first; half a minute is enough of either. The teacher is untrained: what it says does
   not change the time. For methods on representations `needed` is what the matrix products of the method itself
   would take at this machine's speed.
   """
-  dataset = data.load(data_spec, data_dir, cache_dir)
-  student, teacher = (teachers.build_module(m, dataset) for m in (model, teacher_model))
-  speed, learned = flops.rate(), None
-  for kd in [PLAIN, *kds]:
-    made = _epoch(dataset, student, teacher, "" if kd == PLAIN else kd, batch_size)
-    if learned is not None:
-      made.state.params["networks"][train.STUDENT] = jax.tree.map(jnp.copy, learned)
-    state = _warmed(made.epoch, made.state, warmup)
-    if kd == PLAIN:
-      learned = jax.tree.map(jnp.copy, state.params["networks"][train.STUDENT])
-      variables, layout = {"params": learned, "constants": made.constants}, evaluate.layout(dataset, "validation")
-      yield "evaluation", measure(lambda: evaluate.measure(student, variables, layout)[1], repeats)  # noqa: B023
-    seconds = _measure_epoch(made.epoch, state, repeats, made.cycle)
-    yield f"epoch {kd}", seconds | ({"needed": made.flops / speed} if made.flops else {})
+  student, teacher = (teachers.build_module(m, dataset) for m in settings[:2])
+  speed = functools.cache(flops.rate)
+
+  @functools.cache
+  def plain():
+    made = _epoch(dataset, student, teacher, "", settings.batch_size)
+    return made, _warmed(made.epoch, made.state, settings.warmup)
+
+  def evaluation():
+    made, state = plain()
+    variables = {"params": state.params["networks"][train.STUDENT], "constants": made.constants}
+    layout = evaluate.layout(dataset, "validation")
+    return lambda: evaluate.measure(student, variables, layout) and {}
+
+  def epoch(kd):
+    made, state = plain()
+    state = jax.tree.map(jnp.copy, state)
+    if kd:
+      learned = state.params["networks"][train.STUDENT]
+      made = _epoch(dataset, student, teacher, kd, settings.batch_size)
+      made.state.params["networks"][train.STUDENT] = learned
+      state = _warmed(made.epoch, made.state, settings.warmup)
+    return _repeat(made, state, {"needed": made.flops / speed()} if made.flops else {})
+
+  epochs = {f"epoch {kd or _PLAIN}": functools.partial(epoch, kd) for kd in ("", *settings.kds)}
+  return {"evaluation": functools.partial(sides.timed, evaluation)} | epochs
+
+
+def _repeat(made, state, others) -> sides.Repeat:
+  def repeat():
+    nonlocal state
+    start, drawing = time.perf_counter(), 0.0
+    for _ in range(made.cycle):
+      state, drawn = made.epoch(state)
+      drawing += drawn
+    return {"seconds": (time.perf_counter() - start) / made.cycle, "drawing": drawing / made.cycle, **others}
+
+  return repeat
 
 
 def _warmed(epoch, state, epochs):
@@ -103,12 +117,12 @@ def _epoch(dataset, student, teacher, kd, batch_size) -> _Epoch:
   resample.check(run, dataset)
   sources = resample.prepare(run, dataset, given)
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
+  plan = assembly.planner([student], dataset, seed=0, batch_size=batch_size, kd_per="interaction")
   compiled = parallel.compile_epoch(run, "jit", batch_size)
   numbers, lists = iter(range(10**9)), None
 
   def draw_batches(number):
-    plan = batches.plan(0, number, dataset.train, batch_size, "interaction")
-    return batches.draw(jax.random.key(number), plan, users, items, sources.seen["users"], negatives=1,
+    return batches.draw(jax.random.key(number), plan(number), users, items, sources.seen["users"], negatives=1,
                         num_items=dataset.num_items)
 
   def draw(state, number):
@@ -151,27 +165,7 @@ def _method(edge, student, teacher, target, adapter):
   return loss, (student, adapter)
 
 
-def _measure_epoch(epoch, state, repeats, cycle) -> dict[str, float]:
-  drawn = []
-
-  def once():
-    nonlocal state
-    for _ in range(cycle):
-      state, seconds = epoch(state)
-      drawn.append(seconds)
-    return state.params
-
-  whole = measure(once, repeats)
-  return {k: v / cycle for k, v in whole.items()} | {"drawing": statistics.mean(drawn[cycle:])}
-
-
-@functools.cache
 def machine() -> dict[str, Any]:
   """What the timings were taken on."""
   return {"kd_jax": __version__, "jax": jax.__version__, "python": platform.python_version(),
-          "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", "cores": _cores()}
-
-
-def _cores():
-  import os
-  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+          "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", "cores": sides.cores()}

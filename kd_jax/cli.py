@@ -63,7 +63,7 @@ _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate",
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
-            "optimizer": ("adam", "adamw", "sgd"),
+            "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", ""),
             "split": ("validation", "test"), "history": ("train", "train+validation")}
 _PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}
 

@@ -1,8 +1,11 @@
-"""Times evaluation and an epoch of the plain student and of every method, after a warm-up.
+"""Times evaluation and an epoch of the plain student and of every method, after a warm-up, alone or against a library.
 
   python scripts/bench.py --data="citeulike(split='position')"
+  python scripts/bench.py --data="citeulike(split='position')" --against=torch
   python scripts/bench.py --data="citeulike(split='position')" --methods --out=docs/methods_cost.json
 """
+
+import sys
 
 from kd_jax import cli
 
@@ -15,6 +18,9 @@ FLAGS = cli.define(
     batch_size=("integer", 2048, "Interactions per step."),
     warmup=("integer", 50, "Epochs before the first timing: ranked lists settle as the student learns."),
     repeats=("integer", 7, "Timings after the warm-up; the median counts."),
+    against=("string", "", "Do the same work in plain PyTorch (torch) or with the library implicit, turn by turn: "
+             "pip install \"kd_jax[bench]\"."),
+    side=("string", "", "Be the one side of this name, as --against starts it: work when asked on standard input."),
     out=("string", None, "Write the timings to this JSON file."))
 
 
@@ -25,20 +31,66 @@ def main(values):
     kds = [kd for kd, method in methods.items() if not method.labels]  # there are none in interactions
   for kd in kds:
     cli.lookup.parse_sum("losses", kd, "kds")
-  from kd_jax import artifacts, benchmark
+  from kd_jax import sides
 
-  results, columns = {}, ("median", "min", "max", "drawing", "needed", "first")
-  print(f"{benchmark.machine()}\n{'seconds':44s}{''.join(f'{c:>9s}' for c in columns)}")
-  timings = benchmark.run(values.data, values.model, values.teacher_model, kds, batch_size=values.batch_size,
-                          repeats=values.repeats, warmup=values.warmup, data_dir=values.data_dir,
-                          cache_dir=values.cache_dir)
-  for name, seconds in timings:
-    results[name] = seconds
-    cells = [f"{seconds[c]:9.3f}" if c in seconds else " " * 9 for c in columns]
-    print(f"{name:44s}{''.join(cells)}", flush=True)
+  settings = sides.Settings(values.model, values.teacher_model, tuple(kds), values.batch_size, values.warmup)
+  if values.side:
+    sides.serve(lambda: side(values, settings))
+    return
+  names = [sides.OWN, *([values.against] if values.against else [])]
+  running = {name: sides.Side([sys.executable, *sys.argv, f"--side={name}"]) for name in names}
+  measured = {name: {} for name in names}
+  print("\n".join(str(x.machine) for x in running.values()) + "\n" + heading(names), flush=True)
+  for work, found in sides.measure(running, values.repeats):
+    print(f"{work:40s}{row(found)}", flush=True)
+    for name, seconds in found.items():
+      measured[name][work] = seconds
+  for running_side in running.values():
+    running_side.close()
   if values.out:
+    from kd_jax import artifacts
+
     command = " ".join(["python scripts/bench.py", *(f"--{k}={values[k].value}" for k in values if values[k].present)])
-    artifacts.write_json_atomic(values.out, {"command": command, "machine": benchmark.machine(), "seconds": results})
+    machine = {k: v for x in running.values() for k, v in x.machine.items()}
+    others = {name: measured[name] for name in names[1:]}
+    artifacts.write_json_atomic(values.out, {"command": command, "machine": machine, "seconds": measured[sides.OWN],
+                                             **({"against": others} if others else {})})
+
+
+def side(values, settings):
+  """(what it runs on, its works) of one side, here."""
+  import importlib
+
+  from kd_jax import data, sides
+
+  dataset = data.load(values.data, values.data_dir, values.cache_dir)
+  if values.side == sides.OWN:
+    from kd_jax import benchmark as module
+  else:
+    try:
+      module = importlib.import_module(f"kd_jax.against.{values.side}")
+    except ModuleNotFoundError as error:
+      raise cli.InputError(f"--against={values.side}: {error}; pip install \"kd_jax[bench]\"") from None
+  return module.machine(), module.works(dataset, settings)
+
+
+_COLUMNS = ("median", "min", "max", "first", "peak", "drawing", "needed")
+
+
+def heading(names):
+  """Two lines above the table; ratios come last."""
+  columns = _COLUMNS if len(names) == 1 else _COLUMNS[:5]
+  widths = [f"{name + ', seconds (peak: GB)':>{9 * len(columns)}s}" for name in names]
+  return " " * 40 + "".join(widths) + "\n" + " " * 40 + "".join(f"{c:>9s}" for _ in names for c in columns) + (
+      "    ratio" if len(names) > 1 else "")
+
+
+def row(found):
+  """The numbers of a work, and how many times longer the other side takes."""
+  columns = _COLUMNS if len(found) == 1 else _COLUMNS[:5]
+  cells = [f"{seconds[c]:9.3f}" if c in seconds else " " * 9 for seconds in found.values() for c in columns]
+  medians = [seconds["median"] for seconds in found.values()]
+  return "".join(cells) + (f"{medians[1] / medians[0]:9.2f}" if len(medians) > 1 else "")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,11 @@ def test_an_unknown_method_is_refused_before_anything_is_timed(script):
   assert done.returncode == 2 and "nonsense" in done.stderr and not done.stdout
 
 
+def test_a_side_that_fails_says_why_in_one_line(script):
+  done = script("bench", *SMALL, "--data=synthetic(users=-1)")
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and "positive integers" in done.stderr
+
+
 def test_every_method_named_is_timed_and_written(script, tmp_path):
   out = tmp_path / "timings.json"
   kds = "dcd(k=3, depth=6, temperature=1.0, every=2); fitnet()"
@@ -23,6 +28,7 @@ def test_every_method_named_is_timed_and_written(script, tmp_path):
   names = ["evaluation", "epoch plain", *(f"epoch {kd}" for kd in kds.split("; "))]
   assert list(written["seconds"]) == names and all(name in done.stdout for name in names)
   for seconds in written["seconds"].values():
+    assert 0.01 < seconds["peak"] < 100  # GB
     assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
   # Two projections of 4 to 8 numbers, of users and of items, with their gradients: nothing beside the rest.
   assert 0 < written["seconds"]["epoch fitnet()"]["needed"] < written["seconds"]["epoch fitnet()"]["median"]

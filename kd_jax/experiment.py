@@ -168,12 +168,10 @@ def _begin(values, ready, sources) -> Training:
 
 def _train(trainings: list[Training]) -> None:
   """Epoch by epoch, all at once, until each is done; result.json of a run is written when it is."""
-  # Lists that live for several epochs are not saved: a checkpoint waits until they are due anyway.
-  whole = math.lcm(*(kd.lists.every for x in trainings for _, kd in x.ready.run.kds))
   for x in trainings:
     if _done(x):
       _finish(x.values, x.ready, x.position)
-  trainings, saved_at = [x for x in trainings if not _done(x)], time.perf_counter()
+  trainings, saved_at, unsaved = [x for x in trainings if not _done(x)], time.perf_counter(), set()
   if not trainings:
     return
   first = trainings[0]
@@ -181,17 +179,23 @@ def _train(trainings: list[Training]) -> None:
     while trainings:
       trainings, lines = _epoch(trainings)
       report(lines[0], monitoring.names(trainings[0].ready.monitor)[0], trainings[0].position)
-      due = stop or time.perf_counter() - saved_at > _SAVE_SECONDS
-      save = due and all(x.position.epoch % whole == 0 for x in trainings)
+      asked = bool(stop)  # once: a signal may come while runs are being saved
+      if not unsaved and (asked or time.perf_counter() - saved_at > _SAVE_SECONDS):
+        unsaved, saved_at = {x.values.workdir for x in trainings}, time.perf_counter()
       for x in trainings:
-        if _done(x) or save:
+        if _done(x) or (x.values.workdir in unsaved and _lists_are_due(x)):
           checkpoint.save(x.values.workdir, x.position.epoch, x.state, x.best, x.position._asdict())
+          unsaved.discard(x.values.workdir)
         if _done(x):
           _finish(x.values, x.ready, x.position)
-      saved_at = time.perf_counter() if save else saved_at
       trainings = [x for x in trainings if not _done(x)]
-      if save and stop and trainings:
+      if asked and trainings and not unsaved:
         raise KeyboardInterrupt
+
+
+def _lists_are_due(training) -> bool:
+  """Lists that live for several epochs are not saved: a checkpoint waits until they are ranked again anyway."""
+  return training.position.epoch % math.lcm(*(kd.lists.every for _, kd in training.ready.run.kds)) == 0
 
 
 def _done(training):

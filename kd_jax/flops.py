@@ -1,4 +1,4 @@
-"""The arithmetic that a function needs, counted, and how fast this machine does it, measured."""
+"""The arithmetic that a function needs, counted, and how fast this machine does it and moves memory, measured."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def with_gradient(function: Callable, arguments: tuple) -> int:
   """Floating-point operations of the matrix products in `function(*arguments)` and its gradient to all of them.
 
   The gradient's are counted by forward differentiation: the transpose of a product costs what the product does.
-  Nothing is counted twice where the program computes a value again to save memory.
+  Nothing is counted twice where the program computes a value again to save memory. 0, not known, if there are
+  products in a loop whose length is found only at run time.
   """
   floats = [x for x in jax.tree.leaves(arguments) if jnp.issubdtype(x.dtype, jnp.floating)]
   structure, leaves = jax.tree.structure(arguments), jax.tree.leaves(arguments)
@@ -26,7 +27,14 @@ def with_gradient(function: Callable, arguments: tuple) -> int:
     return function(*jax.tree.unflatten(structure, [
         next(given) if jnp.issubdtype(x.dtype, jnp.floating) else x for x in leaves]))
 
-  return _count(jax.make_jaxpr(lambda *x: jax.jvp(of_floats, x, x))(*floats).jaxpr)
+  try:
+    return _count(jax.make_jaxpr(lambda *x: jax.jvp(of_floats, x, x))(*floats).jaxpr)
+  except _UnknownLengthError:
+    return 0
+
+
+class _UnknownLengthError(Exception):
+  """A loop with products does not say how many turns it takes."""
 
 
 def _count(jaxpr) -> int:
@@ -38,6 +46,8 @@ def _count(jaxpr) -> int:
       total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
     times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
     inner = [_count(program) for program in _programs(equation)]
+    if equation.primitive.name == "while" and any(inner):
+      raise _UnknownLengthError
     total += times * (max(inner, default=0) if equation.primitive.name == "cond" else sum(inner))
   return total
 
@@ -55,10 +65,22 @@ def rate(size: int = 2048, repeats: int = 5) -> float:
   """Operations per second of the best of `repeats` products of square float32 matrices."""
   product = jax.jit(lambda x: x @ x)
   x: Array = jnp.ones((size, size))
-  product(x).block_until_ready()
+  return 2 * size**3 / _best(lambda: product(x), repeats)
+
+
+def bandwidth(size: int, repeats: int = 7) -> float:
+  """Bytes per second, read and written, of the best of `repeats` sums of two arrays, `size` bytes with the result."""
+  times = max(8, 10**8 // size)  # so many that the start does not count
+  x: Array = jnp.ones(max(1, size // 12))
+  sums = jax.jit(lambda x, y: jax.lax.fori_loop(0, times, lambda _, x: 0.5 * x + y, x))
+  return times * 12 * x.size / _best(lambda: sums(x, x), repeats)
+
+
+def _best(function, repeats):
+  function().block_until_ready()
   best = math.inf
   for _ in range(repeats):
     start = time.perf_counter()
-    product(x).block_until_ready()
+    function().block_until_ready()
     best = min(best, time.perf_counter() - start)
-  return 2 * size**3 / best
+  return best

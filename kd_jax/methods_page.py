@@ -19,7 +19,7 @@ def write() -> str:
   """The page as Markdown."""
   costs = json.loads(COSTS.read_text()) if COSTS.exists() else None
   lines = ["# Methods", "", _INTRODUCTION, ""]
-  head = ["method", "distils", "needs", *(["one epoch, plain student = 1"] if costs else [])]
+  head = ["method", "distils", "needs", *(["seconds an epoch"] if costs else [])]
   lines += [f"| {' | '.join(head)} |", "|" + " --- |" * len(head)]
   for name in lookup.names("losses"):
     kd = lookup.build("losses", lookup.Call(name))
@@ -72,16 +72,16 @@ def _cost(name, costs) -> str:
   seconds = costs["seconds"].get(f"epoch {name}()")
   if not seconds:
     return "not measured"
-  plain = costs["seconds"]["epoch plain"]["median"]
-  ratio = f"{seconds['median'] / plain:.1f}"
+  median, plain = f"{seconds['median']:.2f}", costs["seconds"]["epoch plain"]["median"]
   if "needed" not in seconds:
-    return ratio
-  return f"{ratio}; {(seconds['median'] - plain) / seconds['needed']:.1f} x its matrix products"
+    return median
+  return f"{median}; {(seconds['median'] - plain) / seconds['needed']:.1f} x its matrix products"
 
 
 def _costs_note(costs) -> str:
   machine = ", ".join(f"{k} {v}" for k, v in costs["machine"].items())
-  return (f"Costs: `{costs['command']}`, {costs['seconds']['epoch plain']['median']:.3f} s for an epoch of the plain "
-          f"student; {machine}. For methods on representations: the seconds beyond the plain epoch, over those that "
-          "the method's own matrix products would take at the speed of a large one; RKD and VkD spend theirs on other "
-          "arithmetic.")
+  plain = costs["seconds"]["epoch plain"]["median"]
+  return (f"Costs: `{costs['command']}`; an epoch of the plain student takes {plain:.3f} s; {machine}. For methods on "
+          "representations whose matrix products can be counted: the seconds beyond the plain epoch, over those that "
+          "these would take at the speed of a large one; RKD and VkD spend theirs on other arithmetic. Later timings "
+          "of DE and HTD, and of RCE-KD after a longer warm-up: BENCHMARKS.md.")

@@ -29,6 +29,11 @@ def test_a_loop_counts_every_turn_and_a_condition_its_dearer_branch():
   assert flops.with_gradient(branches, (A,)) == 2 * PRODUCT
 
 
+def test_a_loop_of_unknown_length_is_not_counted_as_one_turn():
+  loop = lambda a: jax.lax.fori_loop(0, jnp.int32(a[0, 0]), lambda i, x: x + jnp.sum(a @ B), 0.0)
+  assert flops.with_gradient(loop, (A,)) == 0
+
+
 def test_indices_have_no_gradient():
   assert flops.with_gradient(lambda a, i: jnp.sum(a[i] @ B), (A, jnp.array([0, 2]))) == 2 * (2 * 2 * 5 * 7)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import Array, Batch
+from kd_jax.losses import blocks
 
 CHUNK = 512  # Rows at a time where a row needs much memory; its backward pass computes them again.
 
@@ -58,8 +59,34 @@ def gumbel(rng: Array, ids: Array, n: int) -> Array:
   return jax.vmap(lambda i: jax.random.gumbel(jax.random.fold_in(rng, i), (n,)))(ids)
 
 
+def kept(gate: Array, temperature: Array) -> Array:
+  """Which experts count for an entity in float32, [E, num] bool; at least one does.
+
+  Without a term an output changes by its weight g; the gate's logits, by whose gradient the temperature divides, by
+  g / temperature. Float32 itself is wrong by eps of the largest weight, and by eps / temperature there: what all
+  experts that are left out can do together is smaller.
+  """
+  gate = jax.lax.stop_gradient(gate)
+  return ~(gate <= jnp.finfo(gate.dtype).eps / gate.shape[1] * jnp.minimum(temperature, 1))  # not a number: all
+
+
+def _mixture(x, g, w1, b1, w2, b2):
+  """[P, R, dt]: blocks of R rows x [P, R, ds] with weights g [P, R], an expert each."""
+  hidden = nn.relu(x @ w1 + b1[:, None]) * g[..., None]
+  return hidden @ w2 + g[..., None] * b2[:, None]
+
+
+def _places(where, i):
+  expert, number = blocks.of_turn(i, where.blocks)
+  entity = blocks.entities(where, expert, number)
+  return entity, entity, (entity, expert[:, None]), expert, expert, expert, expert
+
+
 class Experts(nn.Module):
-  """MLPs [ds, (ds + dt) // 2, dt] of one side, mixed by a gate that sees the teacher."""
+  """MLPs [ds, (ds + dt) // 2, dt] of one side, mixed by a gate that sees the teacher.
+
+  Where few experts count for an entity, one at temperature 1e-10, only these are computed; where most do, all are.
+  """
 
   num: int
 
@@ -74,13 +101,20 @@ class Experts(nn.Module):
     b2 = self.param("b2", uniform(width), (self.num, dt))
     gate = self.param("gate", uniform(dt), (dt, self.num)), self.param("gate_bias", uniform(dt), (self.num,))
     logits = teacher @ gate[0] + gate[1]
+    weights = gumbel_softmax(logits, noise, temperature)
+    where = blocks.groups(kept(weights, temperature))
 
-    def mixture(row):
+    def dense(row):
       x, g = row  # The gate is applied to hidden units: [E, num, width] is the largest array, not [.., dt].
       hidden = nn.relu(jnp.einsum("d,mdh->mh", x, w1) + b1) * g[:, None]
       return jnp.einsum("mh,mht->t", hidden, w2) + g @ b2
 
-    return by_row(mixture, (student, gumbel_softmax(logits, noise, temperature))), jax.nn.log_softmax(logits)
+    mixture = jax.lax.cond(  # Where most pairs count, blocks cost half as much again.
+        2 * jnp.sum(where.size) > weights.size,
+        lambda: by_row(dense, (student, weights)),
+        lambda: blocks.summed(_mixture, _places, len(student), where, blocks.turns(where.blocks),
+                              student, weights, w1, b1, w2, b2))
+    return mixture, jax.nn.log_softmax(logits)
 
 
 class ExpertsOfBothSides(nn.Module):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Array
+from kd_jax.losses import blocks
 from kd_jax.losses.experts import by_row, by_side, entity, uniform, unit
 
 
@@ -17,6 +18,18 @@ class Filtered(NamedTuple):
 
   student: Array
   teacher: Array
+
+
+def _hidden(weight, x, w, b):
+  """[P, R, width]: vectors x [P, R, ds] through the first layer, times their weights [P, R]."""
+  return weight[..., None] * nn.relu(x @ w + b)
+
+
+def _places(where, i):
+  """A group is who has an n-th neighbour."""
+  nth, number = blocks.of_turn(i, where.blocks)
+  row = blocks.entities(where, nth, number)
+  return row, (row, nth[:, None]), (row, nth[:, None]), (), ()
 
 
 class Filter(nn.Module):
@@ -45,11 +58,10 @@ class Filter(nn.Module):
     layer = lambda name, m, n: (self.param(f"{side}_{name}", uniform(m), (m, n)),
                                 self.param(f"{side}_{name}_bias", uniform(m), (n,)))
     (w1, b1), (w2, b2) = layer("hidden", ds, width), layer("out", width, dt)
-    relu = lambda x: nn.relu(x @ w1 + b1)
-    # Neighbour by neighbour, [rows, width] at a time: all neighbours' hidden layers would not fit in a cache.
-    mix = lambda own, near, edges: (1 - self.alpha) * relu(own) + sum(
-        edge * relu(x) for edge, x in zip(edges, near, strict=True))
-    mixed = by_row(lambda row: mix(*row), (own, near, edges))
+    weights = jnp.concatenate([jnp.full((len(own), 1), 1 - self.alpha), edges], axis=1)  # [rows, 1 + n]
+    vectors = jnp.concatenate([own[:, None], near], axis=1)
+    where = blocks.groups(weights != 0)  # edges that were dropped cost nothing
+    mixed = blocks.summed(_hidden, _places, len(own), where, blocks.turns(where.blocks), weights, vectors, w1, b1)
     return mixed @ w2 + (1 - self.alpha + jnp.sum(edges, axis=1, keepdims=True)) * b2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Array, InputError
-from kd_jax.losses.experts import ExpertsOfBothSides, by_row, unit
+from kd_jax.losses import blocks
+from kd_jax.losses.experts import ExpertsOfBothSides, unit
 
 GROUP_TOPOLOGIES = ("entities", "prototypes")
 
@@ -29,6 +31,21 @@ class Grouping(nn.Module):
 
   def __call__(self, student, teacher, batch) -> Grouped:
     return Grouped(student.query, *self.experts(student, teacher, batch))
+
+
+def _pairs(positive_only, s, t, s_other, t_other, weight):
+  """[P, R] sums over the C others of a row's group: rows [P, R, .], others [P, C, .], their weight [P, C]."""
+  cosine = jnp.einsum("prd,pcd->prc", t, t_other)
+  counted = weight[:, None] * (cosine > 0) if positive_only else weight[:, None]
+  return jnp.sum(counted * (jnp.einsum("prd,pcd->prc", s, s_other) - cosine) ** 2, axis=2)
+
+
+def _places(where, i):
+  """Every block of a group meets every block of it."""
+  group, number = blocks.of_turn(i, where.blocks**2)
+  across = jnp.maximum(where.blocks[jnp.minimum(group, where.blocks.size - 1)], 1)
+  row, other = (blocks.entities(where, group, n) for n in (number // across, number % across))
+  return row, row, row, other, other, other
 
 
 def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", positive_only: bool = True,
@@ -64,14 +81,6 @@ def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", 
     weight = batch["weight"]
     s, t = unit(student.query), unit(teacher.query)
 
-    def of_same_group(row):  # Rows at a time: a matrix of all pairs would be large.
-      s_i, t_i, group = row
-      teacher_cosine = t @ t_i
-      counted = student.group == group
-      if positive_only:
-        counted &= teacher_cosine > 0
-      return jnp.sum(weight * counted * (s @ s_i - teacher_cosine) ** 2)
-
     members = weight[:, None] * jax.nn.one_hot(student.group, 2 * groups)  # [E, G]
     size = jnp.sum(members, axis=0)
     prototype = lambda x: unit(members.T @ x / jnp.maximum(size, 1e-9)[:, None])
@@ -83,7 +92,10 @@ def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", 
     else:  # A prototype's sum is shared out among its members.
       between = jnp.sum((p_s @ p_s.T - p_t @ p_t.T) ** 2, axis=1, where=size > 0)
       between = (between / jnp.maximum(size, 1e-9))[student.group] * (weight > 0)
-    topology = by_row(of_same_group, (s, t, student.group)) + between
+    where = blocks.groups(student.group[:, None] == jnp.arange(2 * groups))
+    pairs = functools.partial(_pairs, positive_only)
+    within = blocks.summed(pairs, _places, len(s), where, blocks.turns(where.blocks**2), s, t, s, t, weight)
+    topology = within + between
     return alpha * topology + (1 - alpha) * jnp.sum((teacher.query - student.hint) ** 2, axis=1)
 
   adapter = Grouping(ExpertsOfBothSides(groups, start_temperature, end_temperature, epochs))

@@ -39,10 +39,11 @@ def works(dataset: Dataset, settings: sides.Settings) -> dict[str, Callable[[], 
   An epoch is drawing batches and targets plus training; the seconds of `drawing` are given as well. Where the student
   ranks every n epochs, a repeat is the mean of n. Every method starts from the student after `warmup` plain epochs
   and has as many of its own first; half a minute is enough of either. The teacher is untrained: what it says does
-  not change the time. For methods on representations `needed` is what the matrix products of the method itself
-  would take at this machine's speed.
+  not change the time, but for DE and HTD, whose gate, by then at the temperature of that epoch, says which experts and
+  pairs are computed at all. For methods on representations `needed` is what the matrix products of the method itself
+  would take at this machine's speed; not given where how many there are is known only at run time.
   """
-  student, teacher = (teachers.build_module(m, dataset) for m in settings[:2])
+  student, teacher = (teachers.build_module(m, dataset) for m in (settings.model, settings.teacher_model))
   speed = functools.cache(flops.rate)
 
   @functools.cache
@@ -117,7 +118,7 @@ def _epoch(dataset, student, teacher, kd, batch_size) -> _Epoch:
   resample.check(run, dataset)
   sources = resample.prepare(run, dataset, given)
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  plan = assembly.planner([student], dataset, seed=0, batch_size=batch_size, kd_per="interaction")
+  plan = assembly.planner([student], dataset, seed=0, batch_size=batch_size, kd_per="interaction", kds=kds)
   compiled = parallel.compile_epoch(run, "jit", batch_size)
   numbers, lists = iter(range(10**9)), None
 

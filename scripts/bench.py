@@ -2,6 +2,7 @@
 
   python scripts/bench.py --data="citeulike(split='position')"
   python scripts/bench.py --data="citeulike(split='position')" --against=torch
+  python scripts/bench.py --data="citeulike(split='position')" --kernels
   python scripts/bench.py --data="citeulike(split='position')" --methods --out=docs/methods_cost.json
 """
 
@@ -15,11 +16,12 @@ FLAGS = cli.define(
     teacher_model=("string", "mf(dim=400)", "The teacher; it is not trained."),
     kds=("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
     methods=("boolean", False, "Time every method at its defaults instead."),
+    kernels=("boolean", False, "Time kernels alone instead, beside the least time that this machine needs for them."),
     batch_size=("integer", 2048, "Interactions per step."),
     warmup=("integer", 50, "Epochs before the first timing: ranked lists settle as the student learns."),
     repeats=("integer", 7, "Timings after the warm-up; the median counts."),
     against=("string", "", "Do the same work in plain PyTorch (torch) or with the library implicit, turn by turn: "
-             "pip install \"kd_jax[bench]\"."),
+             "pip install -e \".[bench]\"."),
     side=("string", "", "Be the one side of this name, as --against starts it: work when asked on standard input."),
     out=("string", None, "Write the timings to this JSON file."))
 
@@ -65,16 +67,16 @@ def side(values, settings):
 
   dataset = data.load(values.data, values.data_dir, values.cache_dir)
   if values.side == sides.OWN:
-    from kd_jax import benchmark as module
+    module = importlib.import_module("kd_jax.kernels" if values.kernels else "kd_jax.benchmark")
   else:
     try:
       module = importlib.import_module(f"kd_jax.against.{values.side}")
     except ModuleNotFoundError as error:
-      raise cli.InputError(f"--against={values.side}: {error}; pip install \"kd_jax[bench]\"") from None
+      raise cli.InputError(f"--against={values.side}: {error}; pip install -e \".[bench]\"") from None
   return module.machine(), module.works(dataset, settings)
 
 
-_COLUMNS = ("median", "min", "max", "first", "peak", "drawing", "needed")
+_COLUMNS = ("median", "min", "max", "first", "peak", "drawing", "needed", "products")
 
 
 def heading(names):

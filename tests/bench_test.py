@@ -34,3 +34,13 @@ def test_every_method_named_is_timed_and_written(script, tmp_path):
   assert 0 < written["seconds"]["epoch fitnet()"]["needed"] < written["seconds"]["epoch fitnet()"]["median"]
   assert "needed" not in written["seconds"]["epoch plain"]
   assert "scripts/bench.py" in written["command"] and written["machine"]["cores"] >= 1
+
+
+def test_no_kernel_is_faster_than_the_machine(script, tmp_path):
+  out = tmp_path / "kernels.json"
+  done = script("bench", *SMALL, "--kernels", f"--out={out}")
+  assert done.returncode == 0, done.stderr
+  kernels = json.loads(out.read_text())["seconds"]
+  assert len(kernels) == 8
+  for name, seconds in kernels.items():
+    assert 0 <= seconds["products"] <= seconds["needed"] < seconds["median"], name

@@ -21,6 +21,7 @@ from kd_jax import (
     parallel,
     resample,
     sequences,
+    sharding,
     tasks,
     teachers,
     train,
@@ -42,6 +43,7 @@ class Setup(NamedTuple):
   plan: Callable[[int], Batch]  # the batches of an epoch, see `batches.plan`
   example: Batch  # a batch of the shapes of training, to initialise with
   monitor: str  # validation metric that chooses the best epoch
+  shapes: train.TrainState  # of the state at the start, with whole tables
   pool: Array | None  # [n] items that negatives are drawn from; None: all
 
 
@@ -63,7 +65,7 @@ def setup(values: flags.FlagValues) -> Setup:
   monitoring.needs(values.monitor)
   if values.mask_validation and not values.log_test:
     raise InputError("--mask_validation: only test candidates have it; evaluate.py does, and training with --log_test")
-  parallel.check(values.batch_size)
+  parallel.check(values.batch_size, values.parallel, values.shard_tables)
   kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
   if bool(kds) != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
@@ -71,6 +73,9 @@ def setup(values: flags.FlagValues) -> Setup:
   logged = ("train", "validation", "test") if values.log_test else ("train", "validation")
   dataset = data.load(values.data, values.data_dir, values.cache_dir, splits=logged)
   loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
+  if not len(dataset.validation.users) and monitor != monitoring.LAST:
+    raise InputError(f"--monitor={monitor}: the data has no validation split; --monitor={monitoring.LAST} takes the "
+                     "last epoch")
   described, features = _described(values, dataset)
   networks, edges = _learners(values, described)
   if all(module.inner_product for module in networks.values()):
@@ -96,14 +101,27 @@ def setup(values: flags.FlagValues) -> Setup:
   labels = None if dataset.contexts is None else jnp.asarray(evaluate.label_matrix(dataset, "train"))
   given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near, labels)
   plan = planner([networks[name] for name in learners], dataset, seed=values.seed, batch_size=values.batch_size,
-                 kd_per=values.kd_per)
+                 kd_per=values.kd_per, kds=kds)
   example = _example_batch(values, plan)
   # Finds out whether the methods fit the networks.
   shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example))
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
+  if values.shard_tables:
+    run, given = sharding.split(run, given, shapes.params["networks"])
   return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, example, monitor,
-               _pool(values, dataset))
+               shapes, _pool(values, dataset))
+
+
+def share(readies: list[Setup]) -> list[Setup]:
+  """The same; arrays that are equal in all runs, as those made of the data are, become one."""
+  leaves, structures = zip(*(jax.tree.flatten(ready.given) for ready in readies), strict=True)
+  if len(readies) == 1 or len(set(structures)) > 1:
+    return readies
+  one = [x[0] if all(np.array_equal(x[0], other) for other in x[1:]) else None for x in zip(*leaves, strict=True)]
+  given = [structure.unflatten([own if x is None else x for own, x in zip(of_run, one, strict=True)])
+           for of_run, structure in zip(leaves, structures, strict=True)]
+  return [ready._replace(given=x) for ready, x in zip(readies, given, strict=True)]
 
 
 def _frozen(values) -> tuple[str, ...]:
@@ -133,18 +151,19 @@ def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
 
 
 def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size: int,
-            kd_per: str) -> Callable[[int], Batch]:
+            kd_per: str, kds: tuple) -> Callable[[int], Batch]:
   """The plan of an epoch: of contexts, or of single interactions, or of sequences if a learner reads such."""
   lengths = {module.length for module in learners if getattr(module, "reads_sequences", False)}
   if len(lengths) > 1:
     raise InputError(f"--peer: student and peer read sequences of different lengths, {sorted(lengths)}")
   if dataset.contexts is not None:
     return lambda epoch: batches.plan_contexts(seed, epoch, dataset.contexts["train"], batch_size)
+  distilled = {"items" if kd.rows == "items" else "users" for _, kd in kds}
   if not lengths:
-    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per)
+    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per, distilled)
   sequences.rows_per_step(batch_size, *lengths)
   packing = sequences.pack(dataset.train, *lengths)
-  return lambda epoch: sequences.plan(seed, epoch, dataset.train, packing, batch_size, kd_per)
+  return lambda epoch: sequences.plan(seed, epoch, dataset.train, packing, batch_size, kd_per, distilled)
 
 
 def _learners(values, dataset) -> tuple[dict, list]:

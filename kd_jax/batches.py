@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +15,25 @@ from kd_jax.ranking import Seen, nth_absent, num_absent
 _MULTIPLE = 128  # distinct users of a batch are padded to this, so that epochs rarely differ in shape
 
 
-def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: str) -> Batch:
+def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: str,
+         distilled: Collection[str] = ("users", "items")) -> Batch:
   """Which interactions make which batch. On the host: sorting on the device is slower.
 
-  Returns `rows` [S, B] (interactions in random order), their `weight` [S, B] (0 for the padding of the
-  last batch), and the distinct users of each batch, `kd_users` [S, M], with `kd_users_weight` [S, M]: a
-  user is distilled once, for as many interactions as it has in the batch (kd_per="interaction") or as
-  one. The same for its positive items, `kd_items`.
+  Returns `rows` [S, B] (interactions in random order) and their `weight` [S, B] (0 for the padding of the
+  last batch). If users are `distilled`, also the distinct users of each batch, `kd_users` [S, M], with
+  `kd_users_weight` [S, M]: a user is distilled once, for as many interactions as it has in the batch
+  (kd_per="interaction") or as one. The same for its positive items, `kd_items`.
   """
   rows, weight = _order(seed, epoch, len(train.users), batch_size)
-  return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per)
+  return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per, distilled)
 
 
-def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: str) -> Batch:
-  """`kd_users`, `kd_items` and their weights of batches of interactions, see `plan`."""
+def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: str,
+             distilled: Collection[str]) -> Batch:
+  """The distinct users and items of batches of interactions and their weights, see `plan`."""
   batch = {}
-  for side, column in (("kd_users", train.users), ("kd_items", train.items)):
-    batch[side], batch[f"{side}_weight"] = _distinct(column[rows], weight, kd_per)
+  for side in distilled:
+    batch[f"kd_{side}"], batch[f"kd_{side}_weight"] = _distinct(getattr(train, side)[rows], weight, kd_per)
   return batch
 
 
@@ -50,13 +53,15 @@ def _order(seed, epoch, count, batch_size):
 
 def _distinct(entries, weight, kd_per):
   """Distinct entries of each line of [S, B] with their weights, both [S, M]."""
-  found = [np.unique(e[w > 0], return_counts=True) for e, w in zip(entries, weight, strict=True)]
-  width = min(-(-max(len(e) for e, _ in found) // _MULTIPLE) * _MULTIPLE, entries.shape[1])
-  distinct, counted = np.zeros((len(found), width), np.int32), np.zeros((len(found), width), np.float32)
-  for step, (who, count) in enumerate(found):
-    distinct[step, : len(who)] = who
-    counted[step, : len(who)] = count if kd_per == "interaction" else 1
-  return distinct, counted
+  none = np.iinfo(np.int32).max  # what padding becomes: it is sorted to the end
+  entries = np.sort(np.where(weight > 0, entries, none), axis=1)
+  kept, nth = entries < none, np.cumsum(np.diff(entries, axis=1, prepend=-1) > 0, axis=1) - 1
+  width = min(-(-(nth[kept].max() + 1) // _MULTIPLE) * _MULTIPLE, entries.shape[1])
+  where = (np.arange(len(nth))[:, None] * width + nth)[kept]
+  found = np.zeros((len(nth), width), np.int32)
+  found.flat[where] = entries[kept]
+  counts = np.bincount(where, minlength=found.size).reshape(found.shape)
+  return found, (counts if kd_per == "interaction" else counts > 0).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnames=("negatives", "num_items", "kd_per"))

@@ -165,7 +165,7 @@ def _save_tree(path, tree, target):
   if not jax.tree.leaves(tree):  # orbax refuses a tree without leaves; no directory stands for it
     return
   try:
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    with _quiet(), _alone() as checkpointer:
       checkpointer.save(path, tree)
       checkpointer.wait_until_finished()
   except Exception as error:  # orbax raises a bare Exception with pages of text, e.g. on a full disk
@@ -178,10 +178,19 @@ def _load_tree(path, empty=None):
   if not path.exists():
     return {} if empty is None else empty
   try:
-    with _quiet(), ocp.StandardCheckpointer() as checkpointer:
+    with _quiet(), _alone() as checkpointer:
       return checkpointer.restore(path, empty)
   except Exception as error:  # the bytes are as they were written, so this is another orbax version
     raise InputError(f"{path}: orbax {ocp.__version__} cannot read it: {_line(error)}") from error
+
+
+def _alone():
+  """Of several processes one writes and each reads for itself: orbax would wait for the others."""
+  if jax.process_count() == 1:
+    return ocp.StandardCheckpointer()
+  me = jax.process_index()
+  return ocp.StandardCheckpointer(multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{me}"))
 
 
 @contextlib.contextmanager

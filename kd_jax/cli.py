@@ -55,12 +55,20 @@ TRAIN = dict(
     mask_validation=("boolean", False, "With --log_test, leave validation items out of the test candidates."),
     seed=("integer", 0, "Seed of initialisation, order, negatives and targets."),
     parallel=("string", "jit", "How steps are compiled for several devices: jit or pmap."),
+    shard_tables=("boolean", False, "Split tables of embeddings and their moments by rows over the devices, so that "
+                  "none holds a whole one (docs/scale.md)."),
+    profile=("boolean", False, "Write a trace of the third epoch to WORKDIR/profile: TensorBoard opens the directory, "
+             "Perfetto the file perfetto_trace.json.gz in it."),
+    coordinator=("string", None, "HOST:PORT of process 0, if several processes train together (docs/scale.md); auto: "
+                 "as SLURM, Kubernetes or a TPU pod says."),
+    num_processes=("integer", None, "How many processes train together."),
+    process_id=("integer", None, "Which of them this is, from 0; process 0 writes files and prints."),
 )
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
-             "folds", "repeats")
-_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors")
+             "folds", "repeats", "num_processes")
+_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors", "process_id")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", ""),

@@ -89,9 +89,11 @@ def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
 
   Of groups of held-out items (cold and warm, popular and unpopular; where there are both) also
   "recall@10(cold)", and NDCG: these items counted alone, NaN for a user that has none; all items compete.
-  If it was laid out for the sampled protocol, also `sampled_ranking`. Raises InputError where scores are not
-  finite.
+  If it was laid out for the sampled protocol, also `sampled_ranking`. Nobody and {} of a split without interactions.
+  Raises InputError where scores are not finite.
   """
+  if not len(evaluation.held.users):
+    return np.zeros(0, np.int64), {}
   lines = np.asarray(ranking.network_ranks(module, variables, evaluation.layout))
   ranks = lines[evaluation.where[:, 0], evaluation.where[:, 1]]
   if (ranks == -2).any():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -24,9 +24,12 @@ from kd_jax import (
     evaluate,
     monitoring,
     parallel,
+    processes,
     progress,
     resample,
     runs,
+    sharding,
+    stopping,
     train,
     transfer,
 )
@@ -69,36 +72,45 @@ class Training(NamedTuple):
 def run_training(values: flags.FlagValues) -> dict[str, Any]:
   """Trains, or goes on, or finds the run finished; returns the content of result.json.
 
-  Raises InputError before anything is written if flags, data and teachers do not fit.
+  Raises InputError before anything is written if flags, data and teachers do not fit; later if the run diverges.
   """
-  return run_together([values])[0]
+  result = run_together([values])[0]
+  if isinstance(result, InputError):
+    raise result
+  return result
 
 
-def run_together(several: Sequence[flags.FlagValues]) -> list[dict[str, Any]]:
+def run_together(several: Sequence[flags.FlagValues]) -> list[dict[str, Any] | InputError]:
   """`run_training` of several runs at once, e.g. seeds: each is as it would be alone, all take less time.
 
-  See `parallel.epochs`. An error in one ends all; those that were saved go on from there. Raises InputError.
+  See `parallel.epochs`. One that diverges has its error as result, the others go on. Raises InputError before writing.
   """
   for values in several:
     runs.check_flags(values.workdir, values)
   found = [runs.finished(values.workdir, values) for values in several]
-  waiting = [values for values, result in zip(several, found, strict=True) if result is None]
+  waiting, failed = [values for values, result in zip(several, found, strict=True) if result is None], {}
+  processes.meet()  # nothing is written before all have looked
   if waiting:
-    parallel.check_together(len(waiting), waiting[0].parallel)
+    parallel.check_together([values.parallel for values in waiting])
     cache_compilations(waiting[0].cache_dir)
-    readies = _shared([assembly.setup(values) for values in waiting])
+    readies = assembly.share([assembly.setup(values) for values in waiting])
     prepared = [(values, ready, _sources(ready)) for values, ready in zip(waiting, readies, strict=True)]
     with contextlib.ExitStack() as locks:
       for values, ready, _ in prepared:
-        os.makedirs(values.workdir, exist_ok=True)
-        locks.enter_context(artifacts.lock(values.workdir))
-        runs.start(values.workdir, values, _info(values, ready))
-      computed = [hasattr(dict(ready.run.networks)[train.STUDENT], "fit") for ready in readies]
-      for (values, ready, _), in_closed_form in zip(prepared, computed, strict=True):
-        if in_closed_form:
+        if processes.is_first():
+          os.makedirs(values.workdir, exist_ok=True)
+          locks.enter_context(artifacts.lock(values.workdir))
+          runs.start(values.workdir, values, _info(values, ready))
+        if _in_closed_form(ready):
           _fit(values, ready)
-      _train([_begin(*x) for x, in_closed_form in zip(prepared, computed, strict=True) if not in_closed_form])
-  return [runs.read_json(pathlib.Path(values.workdir) / runs.RESULT) for values in several]
+      processes.meet()  # the directories stand
+      failed = _train([_begin(*x) for x in prepared if not _in_closed_form(x[1])])
+    processes.meet()  # all is written
+  return [failed.get(x.workdir) or runs.read_json(pathlib.Path(x.workdir) / runs.RESULT) for x in several]
+
+
+def _in_closed_form(ready) -> bool:
+  return hasattr(dict(ready.run.networks)[train.STUDENT], "fit")
 
 
 def _sources(ready):
@@ -106,20 +118,8 @@ def _sources(ready):
   return resample.prepare(ready.run, ready.dataset, ready.given, stored)
 
 
-def _shared(readies: list[assembly.Setup]) -> list[assembly.Setup]:
-  """The same; arrays that are equal in all runs, as those made of the data are, become one."""
-  leaves, structures = zip(*(jax.tree.flatten(ready.given) for ready in readies), strict=True)
-  if len(readies) == 1 or len(set(structures)) > 1:
-    return readies
-  one = [x[0] if all(np.array_equal(x[0], other) for other in x[1:]) else None for x in zip(*leaves, strict=True)]
-  given = [structure.unflatten([own if x is None else x for own, x in zip(of_run, one, strict=True)])
-           for of_run, structure in zip(leaves, structures, strict=True)]
-  return [ready._replace(given=x) for ready, x in zip(readies, given, strict=True)]
-
-
 def _info(values, ready) -> dict[str, Any]:
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), ready.run, ready.given, ready.example))
-  sizes = [math.prod(x.shape) for x in jax.tree.leaves(shapes.params["networks"][train.STUDENT])]
+  sizes = [math.prod(x.shape) for x in jax.tree.leaves(ready.shapes.params["networks"][train.STUDENT])]
   return {
       "model": values.model, "peer": values.peer, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
       "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
@@ -136,61 +136,89 @@ def _fit(values, ready) -> None:
   layout = evaluate.layout(ready.dataset, "validation", sampled=monitoring.needs(ready.monitor)[1])
   position = Position(seconds=time.perf_counter() - start)
   position, _ = monitoring.compare(ready.monitor, position, _validate(ready, layout, {"networks": params}))
-  checkpoint.save(values.workdir, 0, {}, params, position._asdict())
+  processes.by_first(checkpoint.save, values.workdir, 0, {}, params, position._asdict())
   _finish(values, ready, position)
 
 
 def _validate(ready, layout, params) -> dict[str, float]:
   module, variables = dict(ready.run.networks)[train.STUDENT], train.variables(ready.given, params, train.STUDENT)
-  return evaluate.means(evaluate.measure(module, variables, layout, monitoring.needs(ready.monitor)[0])[1])
+  measured = evaluate.measure(module, variables, layout, monitoring.needs(ready.monitor)[0])[1]
+  return processes.of_first(evaluate.means(measured))
 
 
 def _begin(values, ready, sources) -> Training:
   """The run at its start, or where its last checkpoint left it."""
   root = jax.random.key(values.seed)
-  state = train.init(jax.random.fold_in(root, 0), ready.run, ready.given, ready.example)
-  if ready.warm_start is not None:
-    own = transfer.start(state.params["networks"][train.STUDENT], ready.warm_start.found)
-    state = state._replace(params=state.params | {"networks": state.params["networks"] | {train.STUDENT: own}})
-  state = state._replace(memory=resample.initial_memory(ready.run, ready.dataset))
-  best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
+  init = lambda: train.init(jax.random.fold_in(root, 0), ready.run, ready.given, ready.example)
+  memory = resample.initial_memory(ready.run, ready.dataset)
   if checkpoint.latest(values.workdir) is not None:
-    _, state, best, saved = checkpoint.restore(values.workdir, state, best)
-    position = Position(**saved)
-  runs.truncate_metrics(values.workdir, position.epoch)
+    _, state, best, saved = checkpoint.restore(values.workdir, *_whole(ready, memory))
+    shapes, position = jax.eval_shape(init), Position(**saved)
+    state = sharding.resize(state, shapes._replace(memory=memory))
+    best = parallel.place(sharding.resize(best, shapes.params["networks"]), ready.run)
+  else:
+    state = sharding.initialise(ready.run, init)._replace(memory=memory)
+    if ready.warm_start is not None:
+      own = transfer.start(state.params["networks"][train.STUDENT], ready.warm_start.found)
+      state = state._replace(params=state.params | {"networks": state.params["networks"] | {train.STUDENT: own}})
+    best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
+  processes.by_first(runs.truncate_metrics, values.workdir, position.epoch)
   sampled = monitoring.needs(ready.monitor)[1]
   layouts = {"validation": evaluate.layout(ready.dataset, "validation", sampled=sampled)}
   if values.log_test:
     layouts["test"] = evaluate.layout(ready.dataset, "test", values.mask_validation, sampled)
   draw = _draw(values, ready, sources, jax.random.fold_in(root, 1))
-  return Training(values, ready, draw, layouts, parallel.replicate(state), best, position)
+  return Training(values, ready, draw, layouts, parallel.place(state, ready.run), best, position)
 
 
-def _train(trainings: list[Training]) -> None:
-  """Epoch by epoch, all at once, until each is done; result.json of a run is written when it is."""
+def _whole(ready, memory):
+  """Shapes of what a checkpoint holds, (state, best parameters), however tables are split."""
+  return ready.shapes._replace(memory=memory), ready.shapes.params["networks"]
+
+
+def _train(trainings: list[Training]) -> dict[str, InputError]:
+  """Epoch by epoch, all at once, until each is done; result.json of a run is written when it is.
+
+  A run that diverges is left where it was last saved, and the others go on. Returns {workdir: error} of those.
+  """
   for x in trainings:
     if _done(x):
       _finish(x.values, x.ready, x.position)
   trainings, saved_at, unsaved = [x for x in trainings if not _done(x)], time.perf_counter(), set()
   if not trainings:
-    return
-  first = trainings[0]
-  with progress.reporting(first.values.epochs, first.position.epoch) as report, _stopping() as stop:
+    return {}
+  first, numbers, failed = trainings[0], itertools.count(1), {}
+  with progress.reporting(first.values.epochs, first.position.epoch) as report, stopping.on_signal() as stop:
     while trainings:
-      trainings, lines = _epoch(trainings)
+      with _traced(first.values, next(numbers)):
+        trainings, lines, errors = _epoch(trainings)
+      failed |= errors
+      unsaved &= {x.values.workdir for x in trainings}
+      if not trainings:
+        break
       report(lines[0], monitoring.names(trainings[0].ready.monitor)[0], trainings[0].position)
-      asked = bool(stop)  # once: a signal may come while runs are being saved
-      if not unsaved and (asked or time.perf_counter() - saved_at > _SAVE_SECONDS):
+      # Once: a signal may come while runs are being saved.
+      asked, long = processes.any_of(bool(stop), time.perf_counter() - saved_at > _SAVE_SECONDS)
+      if not unsaved and (asked or long):
         unsaved, saved_at = {x.values.workdir for x in trainings}, time.perf_counter()
       for x in trainings:
         if _done(x) or (x.values.workdir in unsaved and _lists_are_due(x)):
-          checkpoint.save(x.values.workdir, x.position.epoch, x.state, x.best, x.position._asdict())
+          whole = sharding.resize((x.state, x.best), _whole(x.ready, x.state.memory))
+          processes.by_first(checkpoint.save, x.values.workdir, x.position.epoch, *whole, x.position._asdict())
           unsaved.discard(x.values.workdir)
         if _done(x):
           _finish(x.values, x.ready, x.position)
       trainings = [x for x in trainings if not _done(x)]
       if asked and trainings and not unsaved:
         raise KeyboardInterrupt
+  return failed
+
+
+def _traced(values, number):
+  """Writes a trace of the third epoch, if that is asked for: those before it compile."""
+  if not values.profile or number != 3 or not processes.is_first():
+    return contextlib.nullcontext()
+  return jax.profiler.trace(os.path.join(values.workdir, "profile"), create_perfetto_trace=True)
 
 
 def _lists_are_due(training) -> bool:
@@ -203,8 +231,8 @@ def _done(training):
   return position.epoch >= values.epochs or (values.patience > 0 and position.stale >= values.patience)
 
 
-def _epoch(trainings: list[Training]) -> tuple[list[Training], list[dict[str, Any]]]:
-  """(the runs after one more epoch and its validation, their lines of metrics.jsonl)."""
+def _epoch(trainings: list[Training]) -> tuple[list[Training], list[dict[str, Any]], dict[str, InputError]]:
+  """(the runs after one more epoch and its validation, their lines of metrics.jsonl, {workdir: error} of others)."""
   start = time.perf_counter()
   drawn = parallel.each(lambda x: x.draw(x.state, x.position.epoch + 1), trainings)
   sampled = time.perf_counter()
@@ -212,24 +240,33 @@ def _epoch(trainings: list[Training]) -> tuple[list[Training], list[dict[str, An
                          trainings[0].values.parallel, trainings[0].values.batch_size)
   trained = time.perf_counter()
   seconds = {"resample": (sampled - start) / len(made), "train": (trained - sampled) / len(made)}  # a share
-  after = parallel.each(lambda x: _after_epoch(x[0], *x[1], seconds), list(zip(trainings, made, strict=True)))
-  return [x for x, _ in after], [line for _, line in after]
+  after = parallel.each(lambda x: _or_error(x[0], *x[1], seconds), list(zip(trainings, made, strict=True)))
+  failed = {x.values.workdir: error for x, error in zip(trainings, after, strict=True) if isinstance(error, InputError)}
+  going = [x for x in after if not isinstance(x, InputError)]
+  return [x for x, _ in going], [line for _, line in going], failed
+
+
+def _or_error(training, *arguments):
+  try:
+    return _after_epoch(training, *arguments)
+  except InputError as error:
+    return InputError(f"{training.values.workdir}: epoch {training.position.epoch + 1}: {error}; a lower "
+                      "--learning_rate or another weight of --kd may help. Its last checkpoint is kept")
 
 
 def _after_epoch(training, state, losses, seconds):
-  """(the run, its line of metrics.jsonl), which is appended. Raises InputError if a loss is not finite."""
+  """(the run, its line of metrics.jsonl), which is appended. Raises InputError if a loss or a score is not finite."""
   values, ready, position = training.values, training.ready, training.position
   position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
   losses = {name: float(value) for name, value in losses.items()}
   if not np.isfinite(list(losses.values())).all():
-    raise InputError(f"epoch {position.epoch}: a loss is not finite ({losses}); a lower --learning_rate or another "
-                     f"weight of --kd may help. The last checkpoint of {values.workdir} is kept")
+    raise InputError(f"a loss is not finite ({losses})")
   line, best = {"epoch": position.epoch, "loss": losses, "seconds": seconds}, training.best
   if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
     line |= {split: _validate(ready, layout, state.params) for split, layout in training.layouts.items()}
     position, improved = monitoring.compare(ready.monitor, position, line["validation"])
     best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
-  runs.append_metrics(values.workdir, line)
+  processes.by_first(runs.append_metrics, values.workdir, line)
   return training._replace(state=state, best=best, position=position), line
 
 
@@ -255,25 +292,7 @@ def _draw(values, ready, sources, rng):
   return draw
 
 
-@contextlib.contextmanager
-def _stopping():
-  """Yields a list that SIGTERM or SIGINT fills: the run then saves and ends. A second one ends it at once."""
-  asked = []
-
-  def ask(number, frame):
-    if asked:
-      raise KeyboardInterrupt
-    asked.append(number)
-
-  before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield asked
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
-
-
 def _finish(values, ready, position) -> None:
   result = {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": ready.monitor,
             "validation": position.best, "seconds": position.seconds}
-  artifacts.write_json_atomic(os.path.join(values.workdir, runs.RESULT), result)
+  processes.by_first(artifacts.write_json_atomic, os.path.join(values.workdir, runs.RESULT), result)

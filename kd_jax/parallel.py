@@ -1,4 +1,4 @@
-"""Compiles an epoch for the devices at hand. Nothing else knows of devices."""
+"""Compiles an epoch for the devices at hand. Nothing else knows of devices, but `sharding`, which splits tables."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from kd_jax import train
+from kd_jax import sharding, train
 from kd_jax.base import InputError
-
-_AXIS = "data"
+from kd_jax.sharding import AXIS, over_mesh
 
 
 @functools.cache
 def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   """`train.train_epoch` of `run` as (state, given, targets, batches, rng) -> (state, losses).
 
-  Batches [S, B, ...] are split over all devices along B, everything else is replicated: one program
-  over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one device's result, but for
-  dropout of rows with pmap: every device draws the same mask for its rows.
+  Batches [S, B, ...] are split over all devices along B, everything else is replicated (but tables of a run of
+  `sharding.split`): one program over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one
+  device's result, but for dropout with pmap: every device draws masks of its own.
   """
   check(batch_size)
   devices = jax.device_count()
@@ -34,28 +32,65 @@ def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   epoch = functools.partial(train.train_epoch, run=run)
   if devices == 1:
     return jax.jit(epoch, donate_argnums=0)
-  whole, rows = _sharding(), _sharding(None, _AXIS)
-  return jax.jit(epoch, in_shardings=(whole, whole, whole, rows, whole), out_shardings=whole, donate_argnums=0)
+  if sharding.is_split(run):
+    return _split(epoch)
+  whole, rows = over_mesh(), over_mesh(None, AXIS)
+  return _compile(epoch, (whole, whole, whole, rows, whole), donate_argnums=0)
 
 
-def _sharding(*axes) -> NamedSharding:
-  return NamedSharding(Mesh(np.array(jax.devices()), (_AXIS,)), PartitionSpec(*axes))
+def _compile(function, shardings, **options):
+  """One program on the devices of all processes. Each process gives whole arguments, and gets whole results."""
+  compiled = jax.jit(function, in_shardings=shardings, out_shardings=over_mesh(), **options)
+  if jax.process_count() == 1:
+    return compiled
+
+  def among_processes(*arguments):
+    placed = [jax.tree.map(lambda x, s=s: _everywhere(x, s), x) for x, s in zip(arguments, shardings, strict=True)]
+    return jax.tree.map(lambda x: x.addressable_data(0), compiled(*placed))
+
+  return among_processes
 
 
-def replicate(tree: Any) -> Any:
-  """A copy on every device: where an epoch leaves its state, so that the second one compiles nothing."""
-  return tree if jax.device_count() == 1 else jax.device_put(tree, _sharding())
+def _split(epoch):
+  """Tables stay where they are, split by rows, and so are those of targets."""
+
+  @functools.partial(jax.jit, donate_argnums=0)
+  def compiled(*arguments):
+    state, losses = epoch(*arguments)
+    return jax.lax.with_sharding_constraint(state, sharding.by_rows(state)), losses
+
+  return lambda state, given, targets, batches, rng: compiled(
+      state, given, sharding.place_rows(targets), jax.device_put(batches, over_mesh(None, AXIS)), rng)
 
 
-def check(batch_size: int) -> None:
-  """Raises InputError if a batch cannot be split over the devices."""
+def _everywhere(x, where):
+  """An array that every process holds, as one of all devices."""
+  if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(_everywhere(jax.random.key_data(x), where))
+  values = np.asarray(x)
+  return jax.make_array_from_callback(values.shape, where, lambda index: values[index])
+
+
+def place(tree: Any, run: train.Run) -> Any:
+  """On every device, or split: where an epoch of `run` leaves its state, so that the second one compiles nothing."""
+  if jax.device_count() == 1 or jax.process_count() > 1:
+    return jax.tree.map(jnp.asarray, tree)
+  return jax.device_put(tree, sharding.by_rows(tree) if sharding.is_split(run) else over_mesh())
+
+
+def check(batch_size: int, parallel: str = "jit", split: bool = False) -> None:
+  """Raises InputError if a batch cannot be split over the devices, or tables cannot be."""
+  if split and parallel != "jit":
+    raise InputError(f"--parallel={parallel}: --shard_tables needs --parallel=jit")
+  if split and jax.process_count() > 1:
+    raise InputError("--shard_tables: splits tables over the devices of one process, not of several")
   if batch_size % jax.device_count():
     raise InputError(f"--batch_size={batch_size}: not divisible by the {jax.device_count()} devices")
 
 
 def _pmap(run, devices):
-  step = functools.partial(train.train_epoch, run=run, axis_name=_AXIS)
-  compiled = jax.pmap(step, axis_name=_AXIS, in_axes=(None, None, None, 1, None), out_axes=None)
+  step = functools.partial(train.train_epoch, run=run, axis_name=AXIS)
+  compiled = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, None, 1, None), out_axes=None)
 
   def epoch(state, given, targets, batches, rng):
     by_device = lambda x: x.reshape(x.shape[0], devices, -1, *x.shape[2:])  # [S, devices, B / devices, ...]
@@ -64,9 +99,9 @@ def _pmap(run, devices):
   return epoch
 
 
-def check_together(number: int, parallel: str) -> None:
-  """Raises InputError if so many runs cannot be trained at once."""
-  if number > 1 and parallel == "pmap":
+def check_together(modes: Sequence[str]) -> None:
+  """Raises InputError if runs of these modes cannot be trained at once."""
+  if len(modes) > 1 and "pmap" in modes:
     raise InputError("--parallel=pmap: one run at a time; several at once need --parallel=jit")
 
 
@@ -88,7 +123,7 @@ def epochs(several: Sequence[tuple[train.Run, tuple]], parallel: str, batch_size
   On a CPU the same program as for one run, on all cores, with the same bits. On other devices equal runs, as those of
   several seeds are, are one program with an axis of runs; what is one array in all of them stays one.
   """
-  if len(several) == 1 or _on_cores():
+  if len(several) == 1 or _on_cores() or any(sharding.is_split(run) for run, _ in several):
     return jax.block_until_ready(each(lambda x: compile_epoch(x[0], parallel, batch_size)(*x[1]), several))
   check(batch_size)
   results = {}
@@ -120,8 +155,8 @@ def _compile_together(run, structure, shared):
   vmapped = jax.vmap(epoch, in_axes=tuple(None if one else 0 for one in shared))
   if jax.device_count() == 1:
     return jax.jit(vmapped)
-  whole, batches = _sharding(), 3
+  whole, batches = over_mesh(), 3
   of_batches = [n == batches for n, part in enumerate(structure.children()) for _ in range(part.num_leaves)]
-  where = [whole if not rows else _sharding(None, _AXIS) if one else _sharding(None, None, _AXIS)
+  where = [whole if not rows else over_mesh(None, AXIS) if one else over_mesh(None, None, AXIS)
            for rows, one in zip(of_batches, shared, strict=True)]
-  return jax.jit(vmapped, in_shardings=where, out_shardings=whole)
+  return _compile(vmapped, where)

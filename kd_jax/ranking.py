@@ -17,13 +17,14 @@ from kd_jax.base import Array, Dataset, Interactions, Ranked
 from kd_jax.top_k import top_k, top_k_and_tail, top_k_near
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
+_HELD_OUT_BLOCK = 32  # fewer where every held-out item reads them again
 _MOST_PARTS = 8  # more threads than this wait for memory
 
 
 class Blocks(NamedTuple):
-  """Users in blocks of BLOCK, each block with the items of its users that are not to be ranked."""
+  """Users in blocks of b, each block with the items of its users that are not to be ranked."""
 
-  users: Array  # [blocks, BLOCK] int32
+  users: Array  # [blocks, b] int32
   rows: Array  # [blocks, P] int32: user within the block
   items: Array  # [blocks, P] int32, padded with I, which a scatter drops
 
@@ -33,7 +34,7 @@ class Seen(NamedTuple):
 
   starts: Array  # [U + 1] int32: items[starts[u]:starts[u + 1]] are those of user u
   items: Array  # [N] int32, ascending within a user
-  blocks: Blocks  # users in order
+  blocks: Blocks  # users in order, BLOCK at a time
 
 
 def seen_in(dataset: Dataset) -> Interactions:
@@ -47,7 +48,7 @@ def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int
   keys = keys[np.diff(keys, prepend=-1) > 0]
   users, items = (keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32)
   starts = np.searchsorted(users, np.arange(num_users + 1)).astype(np.int32)
-  blocks = _blocks(users, items, np.arange(num_users), num_items)
+  blocks = _blocks(users, items, np.arange(num_users), num_items, BLOCK)
   return Seen(starts, items if len(items) else np.zeros(1, np.int32), blocks)  # nothing can be gathered of nothing
 
 
@@ -57,21 +58,21 @@ def seen_by_users(dataset: Dataset) -> Seen:
   return seen_of(history.users, history.items, dataset.num_users, dataset.num_items)
 
 
-def _blocks(users, items, order, num_items) -> Blocks:
-  """The users of `order`, and of the interactions [N] those that are theirs, in blocks of BLOCK users."""
-  place = np.full(max(int(order.max(initial=0)), int(users.max(initial=0))) + 1, -1)
+def _blocks(users, items, order, num_items, size) -> Blocks:
+  """The users of `order`, and of the interactions [N] those that are theirs, in blocks of `size` users."""
+  place = np.full(max(int(order.max(initial=0)), int(users.max(initial=0))) + 1, -1, np.int32)
   place[order] = np.arange(len(order))
-  kept = place[users] >= 0
-  places, items = place[users[kept]], items[kept]
-  by_block = np.argsort(places // BLOCK, kind="stable")
+  places = place[users]
+  places, items = places[places >= 0], items[places >= 0]
+  by_block = np.argsort(places // size, kind="stable")
   places, items = places[by_block], items[by_block]
-  blocks = -(-len(order) // BLOCK)
-  sizes = np.bincount(places // BLOCK, minlength=blocks)
-  column = np.arange(len(places)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-  rows = np.zeros((blocks, sizes.max(initial=1)), np.int32)
+  blocks = -(-len(order) // size)
+  counts = np.bincount(places // size, minlength=blocks)
+  column = np.arange(len(places), dtype=np.int32) - np.repeat((np.cumsum(counts) - counts).astype(np.int32), counts)
+  rows = np.zeros((blocks, counts.max(initial=1)), np.int32)
   columns = np.full_like(rows, num_items)
-  rows[places // BLOCK, column], columns[places // BLOCK, column] = places % BLOCK, items
-  return Blocks(np.resize(order, blocks * BLOCK).reshape(blocks, BLOCK).astype(np.int32), rows, columns)
+  rows[places // size, column], columns[places // size, column] = places % size, items
+  return Blocks(np.resize(order, blocks * size).reshape(blocks, size).astype(np.int32), rows, columns)
 
 
 def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
@@ -175,7 +176,7 @@ def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
 
   XLA runs a top-k, like most loops, on one core. The last blocks are repeated to make parts equal.
   """
-  parts = min(os.cpu_count(), _MOST_PARTS) if jax.default_backend() == "cpu" and jax.device_count() == 1 else 1
+  parts = min(os.cpu_count(), _MOST_PARTS) if jax.default_backend() == "cpu" and jax.local_device_count() == 1 else 1
   size = -(-jax.tree.leaves(blocks)[0].shape[0] // parts)
   part = lambda p: jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size) * parts + p, x.shape[0] - 1)], blocks)
   if parts == 1:
@@ -190,7 +191,7 @@ class HeldOut(NamedTuple):
   blocks: Blocks
   counts: Array  # [blocks] int32, the most items of a user of the block
   starts: Array  # [blocks] int32, the block's first line of `items`
-  items: Array  # [lines, BLOCK] int32, one item of each user of the block; -1 is padding
+  items: Array  # [lines, b] int32, one item of each user of the block; -1 is padding
 
 
 def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> tuple[HeldOut, np.ndarray]:
@@ -198,20 +199,21 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
 
   Returns it with `where` [M, 2], the line and column of each held-out interaction, in `held`'s order.
   """
+  size = _HELD_OUT_BLOCK
   users, inverse, counts = np.unique(held.users, return_inverse=True, return_counts=True)
   falling = np.argsort(-counts, kind="stable")
   place = np.empty_like(falling)
   place[falling] = np.arange(len(falling))
-  most = counts[falling][::BLOCK].astype(np.int32)
+  most = counts[falling][::size].astype(np.int32)
   starts = (np.cumsum(most) - most).astype(np.int32)
   by_user = np.argsort(inverse, kind="stable")
   nth = np.empty(len(inverse), np.int64)
   nth[by_user] = np.arange(len(inverse)) - np.repeat(np.cumsum(counts) - counts, counts)
-  where = np.stack([starts[place[inverse] // BLOCK] + nth, place[inverse] % BLOCK], axis=1)
-  items = np.full((most.sum(), BLOCK), -1, np.int32)
+  where = np.stack([starts[place[inverse] // size] + nth, place[inverse] % size], axis=1)
+  items = np.full((most.sum(), size), -1, np.int32)
   items[where[:, 0], where[:, 1]] = held.items
   masked_users, masked_items = (np.concatenate([getattr(m, k) for m in masked]) for k in ("users", "items"))
-  return HeldOut(_blocks(masked_users, masked_items, users[falling], num_items), most, starts, items), where
+  return HeldOut(_blocks(masked_users, masked_items, users[falling], num_items, size), most, starts, items), where
 
 
 def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarray:
@@ -230,13 +232,13 @@ def _ranks(module, variables, held_items, blocks, counts, starts):
 
   def block(lines, x):
     (users, rows, columns), count, start = x
-    scores = score(users)  # [BLOCK, I]
+    scores = score(users)  # [b, I]
     bad = ~jnp.isfinite(jnp.max(scores, axis=1) - jnp.min(scores, axis=1))
     scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
     index = jnp.arange(scores.shape[1])
 
     def line(j, lines):
-      items = held_items[start + j]  # [BLOCK]
+      items = held_items[start + j]  # [b]
       own = jnp.take_along_axis(scores, jnp.maximum(items, 0)[:, None], axis=1)
       above = (scores > own) | ((scores == own) & (index < items[:, None]))
       rank = jnp.sum(above.astype(jnp.float32), axis=1).astype(jnp.int32)  # floats: the sum vectorises

@@ -101,8 +101,7 @@ def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = Non
   sources = Sources(seen, popularity, {}, {}, {}, {})
   for edge in train.edges(run):
     if dataset.contexts is not None and edge.kd.sample is None and _scored_once(run, edge):
-      everything = jnp.broadcast_to(jnp.arange(dataset.num_items), (dataset.num_users, dataset.num_items))
-      sources.labels[edge.key] = _scores_of_teachers(run, edge, {"networks": {}}, given, everything)
+      sources.labels[edge.key] = _scores_of_teachers(run, edge, {"networks": {}}, given, dataset.num_users)
     if edge.kd.lists.teacher and not train.teaches_live(run, edge):
       if stored is None:
         ranked = teacher_lists(run, edge, {"networks": {}}, given, sources)
@@ -199,7 +198,7 @@ def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, mem
       continue
     sampled = _sample(jax.random.fold_in(rng, j), edge, sources, lists, memory.get(edge.key, {}), epoch)
     if "teacher" not in sampled and _scored_once(run, edge):
-      sampled["teacher"] = _scores_of_teachers(run, edge, params, given, sampled["items"])
+      sampled["teacher"] = _scores_of_teachers(run, edge, params, given, len(sampled["items"]), sampled["items"])
     if edge.key in sources.weight:
       sampled["weight"] = sampled.get("weight", 1.0) * sources.weight[edge.key]
     fields[edge.key] = sampled
@@ -248,16 +247,15 @@ def _scored_once(run, edge) -> bool:
   return edge.kd.teacher_scores and not train.teaches_live(run, edge)
 
 
-def _scores_of_teachers(run, edge, params, given, candidates) -> Array:
-  """Scores of every row's candidates [U, C] by the edge's teacher [U, C], or by all of them [U, E, C]."""
-  scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, candidates)
+def _scores_of_teachers(run, edge, params, given, num_rows, candidates=None) -> Array:
+  """Scores of every row's candidates [U, C], or of all, by the edge's teacher [U, C], or by all of them [U, E, C]."""
+  scores = [_teacher_scores(run, train.variables(given, params, name), name, edge, num_rows, candidates)
             for name in edge.teachers]
   return jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]
 
 
-def _teacher_scores(run, variables, name, edge, candidates) -> Array:
-  """Scores [U, C] of every row's candidates [U, C] by a teacher."""
+def _teacher_scores(run, variables, name, edge, num_rows, candidates) -> Array:
   score = ranking.scorer(dict(run.networks)[name], variables, edge.kd.rows)
-  num_rows = candidates.shape[0]
   rows = jnp.minimum(jnp.arange(-(-num_rows // _ROWS) * _ROWS), num_rows - 1).reshape(-1, _ROWS)
-  return jax.lax.map(lambda r: score(r, candidates[r]), rows).reshape(-1, candidates.shape[1])[:num_rows]
+  scores = jax.lax.map(lambda r: score(r, None if candidates is None else candidates[r]), rows)
+  return scores.reshape(-1, scores.shape[-1])[:num_rows]

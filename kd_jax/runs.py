@@ -24,7 +24,8 @@ from kd_jax.base import InputError
 
 FLAGS, INFO, METRICS, RESULT, TEST = "flags.txt", "run.json", "metrics.jsonl", "result.json", "test.json"
 # Where and beside what other runs, not what.
-_PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile", "seeds", "sweep")
+_PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile", "seeds", "sweep", "coordinator", "num_processes",
+           "process_id")
 _EXTENDABLE = ("epochs",)  # a run may go on for longer
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
@@ -61,7 +62,8 @@ def _fill(counts: np.ndarray, length: int) -> tuple[np.ndarray, int]:
   return np.concatenate(places[::-1]).astype(np.int64), num_rows
 
 
-def plan(seed: int, epoch: int, train: Interactions, packing: Packing, batch_size: int, kd_per: str) -> Batch:
+def plan(seed: int, epoch: int, train: Interactions, packing: Packing, batch_size: int, kd_per: str,
+         distilled: Collection[str] = ("users", "items")) -> Batch:
   """As `batches.plan`, with batches of whole rows: B is the largest multiple of `packing.length` in `batch_size`.
 
   Also `position` [S, B], an example's place in its user's history, and `place` [S, B], that of the item
@@ -82,7 +84,7 @@ def plan(seed: int, epoch: int, train: Interactions, packing: Packing, batch_siz
   place.flat[where] = length - spread(packing.sizes) + nth
   weight.flat[where] = 1
   batch = {"rows": rows, "weight": weight, "position": position, "place": place}
-  return batch | batches.distinct(train, rows, weight, kd_per)
+  return batch | batches.distinct(train, rows, weight, kd_per, distilled)
 
 
 def rows_per_step(batch_size: int, length: int) -> int:

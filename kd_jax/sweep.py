@@ -14,7 +14,8 @@ from absl import flags
 from kd_jax import cli
 from kd_jax.base import InputError
 
-_NEVER = ("flagfile", "workdir", "data_dir", "cache_dir", "seed", "seeds", "sweep")
+_NEVER = ("flagfile", "workdir", "data_dir", "cache_dir", "seed", "seeds", "sweep", "coordinator", "num_processes",
+          "process_id")
 
 
 def points(values: flags.FlagValues) -> list[tuple[str, list[flags.FlagValues]]]:
@@ -55,15 +56,29 @@ def _set(values, flag, value):
   cli.check(values)
 
 
-def summary(names: list[str], results: list[list[dict]]) -> list[str]:
-  """A line for every point, the best first by the mean over seeds of what --monitor chose on validation."""
+def summary(names: list[str], results: list[list[dict | InputError]]) -> list[str]:
+  """A line for every point, the best first by the mean over seeds of what --monitor chose on validation.
+
+  Last, those of which a seed diverged: a mean over the others would compare unlike seeds.
+  """
   from kd_jax import monitoring, tasks
 
-  chosen = monitoring.names(results[0][0]["monitor"])[0]
-  values = [[r["best_epoch"] if chosen == monitoring.LAST else r["validation"][chosen] for r in of] for of in results]
-  sign = -1 if tasks.better(chosen, 1.0, 0.0) else 1
-  lines = []
-  for n in sorted(range(len(names)), key=lambda n: sign * np.mean(values[n])):
-    std = f" ± {np.std(values[n], ddof=1):.4f}" if len(values[n]) > 1 else ""
-    lines.append(f"{names[n] + ': ' if names[n] else ''}validation {chosen} {np.mean(values[n]):.4f}{std}")
-  return lines
+  ranked, diverged = [], []
+  for name, of_seeds in zip(names, results, strict=True):
+    words, errors = f"{name}: " if name else "", sum(isinstance(r, InputError) for r in of_seeds)
+    if errors:
+      diverged.append(f"{words}{errors} of {len(of_seeds)} runs diverged")
+      continue
+    chosen = monitoring.names(of_seeds[0]["monitor"])[0]
+    values = [r["best_epoch"] if chosen == monitoring.LAST else r["validation"][chosen] for r in of_seeds]
+    std = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
+    sign = -1 if tasks.better(chosen, 1.0, 0.0) else 1
+    ranked.append((sign * np.mean(values), f"{words}validation {chosen} {np.mean(values):.4f}{std}"))
+  return [line for _, line in sorted(ranked, key=lambda x: x[0])] + diverged
+
+
+def check(results: list[dict | InputError]) -> None:
+  """Raises InputError, one line that names them all, if there are runs that diverged."""
+  errors = [str(result) for result in results if isinstance(result, InputError)]
+  if errors:
+    raise InputError(f"{len(errors)} of {len(results)} runs diverged: {'; '.join(errors)}")

@@ -37,6 +37,7 @@ from kd_jax import (
     report,
     runs,
     significance,
+    sweep,
     table_page,
 )
 from kd_jax.base import InputError
@@ -146,6 +147,7 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
 
   With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
   rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers.
+  Raises InputError if a run diverges, before there is a table without it; the other seeds of its row are finished.
   """
   table = choose(load(name), rows) if rows else load(name)
   seeds = folds or seeds or table.get("seeds", 3)
@@ -158,7 +160,7 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   for at_once, row in itertools.product(every, ordered):
     arguments = [_arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
     runs_of = [cli.parse(_definition(), _fold(x, folds) if folds else x) for x in arguments]
-    experiment.run_together(runs_of)
+    sweep.check(experiment.run_together(runs_of))
     for seed, values in zip(at_once, runs_of, strict=True):
       found = _evaluate(table, pathlib.Path(values.workdir), values)
       reports[row["row"]].append(found)

@@ -213,8 +213,9 @@ def edge_outputs(run: Run, given: Given, params: dict, edge: Edge, batch: Batch)
 
 def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None):
   """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
-  batch = _labelled(batch, given.labels)
-  base, heard = _outputs(run, given, params, batch, targets, epoch, jax.random.fold_in(rng, 1_000_000))
+  batch, dropout = _labelled(batch, given.labels), jax.random.fold_in(rng, 1_000_000)
+  dropout = dropout if axis_name is None else jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
+  base, heard = _outputs(run, given, params, batch, targets, epoch, dropout)
   terms = {}
   for j, edge in enumerate(edges(run)):
     student, teacher, target = heard[edge.key]

@@ -72,7 +72,9 @@ def start(params: Any, found: dict[str, Found]) -> Any:
 
   def replace(path, leaf):
     values, rows = found.get(train.parameter_name(path), (leaf, None))
-    return jnp.asarray(values, leaf.dtype) if rows is None else jnp.asarray(leaf).at[rows].set(values)
+    if rows is None and values.shape == leaf.shape:
+      return jnp.asarray(values, leaf.dtype)
+    return jnp.asarray(leaf).at[slice(len(values)) if rows is None else rows].set(values)  # of a split table, its own
 
   return jax.tree_util.tree_map_with_path(replace, params)
 

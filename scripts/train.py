@@ -15,25 +15,37 @@ FLAGS = cli.define(
 
 def main(values):
   cli.require(values, "workdir")
+  from kd_jax import sweep
+
+  names, points = zip(*sweep.points(values), strict=True)
+  from kd_jax import experiment, processes  # once the flags are known to be right: it takes seconds
+
+  with processes.joined(values):
+    if values.seeds == 1 and not values.sweep:
+      _show(values.workdir, experiment.run_training(values))
+    else:
+      _run_all(names, points)
+
+
+def _run_all(names, points):
   from kd_jax import experiment, sweep
 
-  if values.seeds == 1 and not values.sweep:
-    _show(values.workdir, experiment.run_training(values))
-    return
-  names, points = zip(*sweep.points(values), strict=True)
-  results = iter(experiment.run_together([one for several in points for one in several]))
-  results = [[next(results) for _ in several] for several in points]
-  for several, made in zip(points, results, strict=True):
-    for one, result in zip(several, made, strict=True):
+  every = [one for several in points for one in several]
+  results = experiment.run_together(every)
+  for one, result in zip(every, results, strict=True):
+    if isinstance(result, dict):
       _show(one.workdir, result)
-  print("\n".join(sweep.summary(names, results)))
+  in_order = iter(results)
+  print("\n".join(sweep.summary(names, [[next(in_order) for _ in several] for several in points])), flush=True)
+  sweep.check(results)
 
 
 def _show(workdir, result):
   shown = {result["monitor"], *(f"{metric}@{k}" for k in (10, 20) for metric in ("ndcg", "recall"))}
   validation = "  ".join(f"{k} {v:.4f}" for k, v in result["validation"].items() if k in shown or "@" not in k)
   print(f"{workdir}: {result['epochs']} epochs in {result['seconds']:.1f} s, best {result['best_epoch']}")
-  print(f"validation  {validation}")
+  if validation:
+    print(f"validation  {validation}")
 
 
 if __name__ == "__main__":

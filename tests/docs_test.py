@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import processes_test
 import pytest
 
 from kd_jax import methods_page
@@ -46,6 +47,17 @@ def test_the_worked_example_works(tmp_path, real_data):
     run(command)
 
 
+def test_processes_and_split_tables_are_what_the_page_on_scale_says(tmp_path, real_data):
+  commands, run = follow(ROOT / "docs/scale.md", tmp_path, real_data)
+  assert len(commands) == 3
+  for command in commands:
+    assert run(command).count("validation") == 1  # the first process prints
+  for name in ("two", "split"):
+    processes_test.assert_equal_runs(tmp_path / "runs/one", tmp_path / "runs" / name)
+  measured = run("python traffic.py 1 0 200 256 0").splitlines()
+  assert len(measured) == 5 and all(re.fullmatch(r"[\d.]+ ms, [\d.]+ MB a step", line) for line in measured)
+
+
 @pytest.fixture(scope="module")
 def importing(tmp_path_factory, real_data):
   """The commands of docs/import_a_teacher.md, of which the first has been run."""
@@ -70,7 +82,8 @@ def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
 
 
 @pytest.mark.parametrize("name", [
-    "README.md", "CONTRIBUTING.md", "docs/add_a_loss.md", "docs/import_a_teacher.md", "docs/settings.md"])
+    "README.md", "CONTRIBUTING.md", "docs/add_a_loss.md", "docs/import_a_teacher.md", "docs/scale.md",
+    "docs/settings.md"])
 def test_paths_named_in_documents_exist(name):
   for path in re.findall(r"`((?:kd_jax|configs|scripts|docs|tests)/[\w/.]+)`", (ROOT / name).read_text()):
     if "NAME" not in path and "confident" not in path:

@@ -1,5 +1,6 @@
 """Whole runs: from flags to metrics, labels and exports; what is equal bit for bit; what is never read."""
 
+import gzip
 import json
 import shutil
 
@@ -98,6 +99,14 @@ def test_distilling_leaves_the_teachers_run_as_it_was(train, teacher, method):
   assert files() == before
 
 
+def test_without_a_validation_split_the_last_epoch_counts(train):
+  data = "--data=synthetic(users=100, items=240, interactions_per_user=16, ratios=(0.8, 0.0, 0.2))"
+  with pytest.raises(InputError, match=r"--monitor=ndcg@10: the data has no validation split; --monitor=epoch"):
+    train("refused", data)
+  result = runs.read_json(train("last", data, "--monitor=epoch") / runs.RESULT)
+  assert (result["best_epoch"], result["validation"]) == (3, {})
+
+
 def test_test_split_is_not_read_in_training(train, small, tmp_path):
   whole = outcome(train("whole", f"--cache_dir={tmp_path / 'cache'}"))
   (folder,) = [p for p in (tmp_path / "cache" / "data").iterdir() if p.is_dir()]
@@ -152,6 +161,14 @@ def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_checkpoint(train, 
   with pytest.raises(ValueError, match="not finite"):
     train("run", "--optimizer=sgd", "--learning_rate=1e30")
   assert not (tmp_path / "run" / runs.RESULT).exists()
+
+
+def test_a_profile_shows_an_epoch_and_changes_nothing(train):
+  plain, profiled = train("plain"), train("profiled", "--profile")
+  [path] = profiled.glob("profile/plugins/profile/*/perfetto_trace.json.gz")
+  names = {event["name"] for event in json.loads(gzip.decompress(path.read_bytes()))["traceEvents"] if "name" in event}
+  assert any("train_epoch" in name for name in names)
+  assert outcome(plain) == outcome(profiled) and not (plain / "profile").exists()
 
 
 def test_real_data_trains(train, real_data, tmp_path):

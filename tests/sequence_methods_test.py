@@ -59,6 +59,20 @@ def test_methods_that_read_labels_are_refused(wide, name):
     resample.check(run, wide)
 
 
+def test_devices_of_pmap_have_dropout_masks_of_their_own(wide):
+  batch = jax.tree.map(lambda x: x[0], contract.draw(wide, LENGTH))
+  twice = jax.tree.map(lambda x: jnp.stack([x, x]), batch)
+  for dropout, equal in ((0.0, True), (0.5, False)):
+    module = teachers.build_module(f"sasrec(dim=8, length=4, blocks=1, dropout={dropout})", wide)
+    run = train.Run(((train.STUDENT, module),), (train.STUDENT,), (), (), tasks.bce, contract.OPTIMIZER, "sum")
+    given = train.Given({}, {train.STUDENT: jax.tree.map(jnp.asarray, teachers.constants(module, wide))})
+    params = train.init(jax.random.key(0), run, given, batch).params
+    losses = lambda b, p=params, g=given, r=run: train.per_example_loss(
+        p, g, b, {}, jax.random.key(1), run=r, axis_name="devices")[0]
+    one, other = jax.vmap(losses, axis_name="devices")(twice)
+    assert np.array_equal(one, other) == equal
+
+
 def test_a_loss_of_all_items_is_the_softmax_over_them(make_dataset):
   """A step of SGD of MF, against the gradient by hand."""
   data = make_dataset(num_users=5, num_items=7, train=3, seed=1)

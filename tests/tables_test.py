@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from kd_jax import figures, report, runs, significance, tables
+from kd_jax import experiment, figures, report, runs, significance, tables
 from kd_jax.base import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "tables").glob("*.toml"))
@@ -129,6 +129,15 @@ def test_chosen_rows_bring_their_teachers_and_no_other(made):
 def test_seeds_of_a_row_may_be_trained_together(made, tmp_path):
   again = tables.reproduce(str(made[0] / "small.toml"), str(tmp_path), None, None, None, together=True)
   assert [row["metrics"] for row in again["rows"]] == [row["metrics"] for row in made[1]["rows"]]
+
+
+def test_a_row_with_a_run_that_diverges_makes_no_table_and_keeps_its_other_seeds(made, tmp_path, monkeypatch):
+  train_all = experiment.run_together
+  monkeypatch.setattr(experiment, "run_together", lambda several: [*train_all(several)[:-1], InputError("x: diverged")])
+  with pytest.raises(InputError, match=r"^1 of 2 runs diverged: x: diverged$"):
+    tables.reproduce(str(made[0] / "small.toml"), str(tmp_path), None, None, None, together=True)
+  assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+  assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher-seed0", "teacher-seed1"}
 
 
 def test_damaged_values_of_users_are_noticed(made, tmp_path):

@@ -1,5 +1,6 @@
 """Several runs at once are the runs that they would be alone; sweeps and seeds name their runs."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from experiment_test import RRD, outcome
 
-from kd_jax import cli, experiment, runs, sweep
+from kd_jax import checkpoint, cli, experiment, runs, sweep
 from kd_jax.base import InputError
 
 LATE = {"learning_rate": "3e-2", "epochs": "8", "patience": "2"}  # seeds stop at different epochs
@@ -73,6 +74,52 @@ def test_a_sweep_trains_its_points_and_ranks_them(given, tmp_path):
   assert first == f"learning_rate=3e-2: validation ndcg@10 {best:.4f}" and second.startswith("learning_rate=1e-9")
 
 
+def test_a_run_that_diverges_leaves_the_others_alone(given, small, script, tmp_path):
+  own = ["--optimizer=sgd", "--epochs=4"]
+  sweep_of = [*small, *own, "--sweep=learning_rate=3e-2|1e+25|1e-2", f"--workdir={tmp_path / 'all'}"]
+  diverged = tmp_path / "all" / "learning_rate=1e+25_seed0"
+  done = script("train", *sweep_of)
+  assert done.returncode == 2, done.stderr
+  *_, first, second, last = done.stdout.splitlines()
+  assert {first[:19], second[:19]} == {"learning_rate=3e-2:", "learning_rate=1e-2:"}
+  assert last == "learning_rate=1e+25: 1 of 1 runs diverged"
+  said = done.stderr.splitlines()[-1]
+  assert said.startswith(f"train.py: 1 of 3 runs diverged: {diverged}: epoch ")
+  for rate in ("3e-2", "1e-2"):
+    experiment.run_training(given(f"alone{rate}", f"--learning_rate={rate}", *own))
+    assert outcome(tmp_path / "all" / f"learning_rate={rate}_seed0") == outcome(tmp_path / f"alone{rate}")
+  with pytest.raises(InputError, match=r"alone: epoch \d: a loss is not finite") as error:
+    experiment.run_training(given("alone", "--learning_rate=1e+25", *own))
+  assert said.endswith(str(error.value).replace(str(tmp_path / "alone"), str(diverged)))
+  assert {path.name for path in diverged.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
+  assert not (diverged / runs.RESULT).exists()
+  finished, again, other = together(given("all", *sweep_of[len(small):-1]))[1]  # those that finished are reused
+  assert str(again) == said.partition("diverged: ")[2] and {"validation"} < finished.keys() & other.keys()
+
+
+def test_a_run_whose_scores_are_not_finite_is_named_and_keeps_its_checkpoint(given, tmp_path, monkeypatch):
+  values = given("all", "--seeds=2", "--epochs=5")
+  experiment.run_together([one for _, several in sweep.points(given("all", "--seeds=2", "--epochs=2"))
+                           for one in several])
+  validate, number = experiment._validate, itertools.count(1)
+
+  def fail_once(ready, layout, params):
+    if next(number) == 4:
+      raise InputError("the scores are not finite")
+    return validate(ready, layout, params)
+
+  monkeypatch.setattr(experiment, "_validate", fail_once)
+  points, results = together(values)
+  [n] = [n for n, result in enumerate(results) if isinstance(result, InputError)]
+  assert str(results[n]).startswith(f"{points[n].workdir}: epoch 4: the scores are not finite; ")
+  assert checkpoint.latest(points[n].workdir) == 2 and results[1 - n]["epochs"] == 5
+  monkeypatch.undo()
+  together(values)
+  for seed in range(2):
+    experiment.run_training(given(f"alone{seed}", f"--seed={seed}", "--epochs=5"))
+    assert outcome(tmp_path / "all" / f"seed{seed}") == outcome(tmp_path / f"alone{seed}")
+
+
 @pytest.mark.parametrize(("own", "words"), [
     ("--sweep=learning_rate", "is not FLAG=VALUE"), ("--sweep=rate=1|2", "is not FLAG=VALUE"),
     ("--sweep=seed=1|2", "is not FLAG=VALUE"), ("--sweep=learning_rate=1e-3|fast", "learning_rate"),
@@ -84,9 +131,10 @@ def test_points_that_are_none_are_refused(given, tmp_path, own, words):
   assert "\n" not in str(error.value) and not (tmp_path / "all").exists()
 
 
-def test_pmap_takes_one_run_at_a_time(given, tmp_path):
+@pytest.mark.parametrize("own", [("--seeds=2", "--parallel=pmap"), ("--sweep=parallel=jit|pmap",)])
+def test_pmap_takes_one_run_at_a_time(given, tmp_path, own):
   with pytest.raises(InputError, match="--parallel=pmap"):
-    together(given("all", "--seeds=2", "--parallel=pmap"))
+    together(given("all", *own))
   assert not (tmp_path / "all").exists()
 
 

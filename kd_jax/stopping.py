@@ -1,0 +1,24 @@
+"""Ending a run in good order."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+
+
+@contextlib.contextmanager
+def on_signal():
+  """Yields a list that SIGTERM or SIGINT fills: the run then saves and ends. A second one ends it at once."""
+  asked = []
+
+  def ask(number, frame):
+    if asked:
+      raise KeyboardInterrupt
+    asked.append(number)
+
+  before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

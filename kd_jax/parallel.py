@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from kd_jax import sharding, train
 from kd_jax.base import InputError
@@ -21,9 +22,10 @@ from kd_jax.sharding import AXIS, over_mesh
 def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   """`train.train_epoch` of `run` as (state, given, targets, batches, rng) -> (state, losses).
 
-  Batches [S, B, ...] are split over all devices along B, everything else is replicated (but tables of a run of
-  `sharding.split`): one program over a mesh ("jit") or one per device with explicit sums ("pmap"). Both give one
-  device's result, but for dropout with pmap: every device draws masks of its own.
+  Batches [S, B, ...] are split over all devices along B, everything else is replicated: every device takes its rows,
+  and gradients are summed once a step, in one program over a mesh ("jit") or in one per device ("pmap"). Both give one
+  device's result, but for dropout: every device draws masks of its own. Tables of a run of `sharding.split` stay
+  split, and XLA says what devices tell each other.
   """
   check(batch_size)
   devices = jax.device_count()
@@ -35,12 +37,18 @@ def compile_epoch(run: train.Run, parallel: str, batch_size: int) -> Callable:
   if sharding.is_split(run):
     return _split(epoch)
   whole, rows = over_mesh(), over_mesh(None, AXIS)
-  return _compile(epoch, (whole, whole, whole, rows, whole), donate_argnums=0)
+  return _compile(functools.partial(epoch, axis_name=AXIS), (whole, whole, whole, rows, whole), donate_argnums=0)
 
 
 def _compile(function, shardings, **options):
-  """One program on the devices of all processes. Each process gives whole arguments, and gets whole results."""
-  compiled = jax.jit(function, in_shardings=shardings, out_shardings=over_mesh(), **options)
+  """One program on the devices of all processes. Each process gives whole arguments, and gets whole results.
+
+  `function` sees a device's share and says itself what is summed over devices: left to XLA, sums would also stand in
+  loops and branches, where devices may wait for each other in different places.
+  """
+  specs = tuple(where.spec for where in shardings)
+  shares = jax.shard_map(function, mesh=shardings[0].mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
+  compiled = jax.jit(shares, in_shardings=shardings, out_shardings=over_mesh(), **options)
   if jax.process_count() == 1:
     return compiled
 
@@ -151,9 +159,10 @@ def _stack(column):
 @functools.cache
 def _compile_together(run, structure, shared):
   """Leaves of (state, given, targets, batches, rng), stacked unless `shared`, -> (state, losses) [runs, ...]."""
-  epoch = lambda *leaves: train.train_epoch(*structure.unflatten(leaves), run=run)
+  axis_name = AXIS if jax.device_count() > 1 else None
+  epoch = lambda *leaves: train.train_epoch(*structure.unflatten(leaves), run=run, axis_name=axis_name)
   vmapped = jax.vmap(epoch, in_axes=tuple(None if one else 0 for one in shared))
-  if jax.device_count() == 1:
+  if axis_name is None:
     return jax.jit(vmapped)
   whole, batches = over_mesh(), 3
   of_batches = [n == batches for n, part in enumerate(structure.children()) for _ in range(part.num_leaves)]

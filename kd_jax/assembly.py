@@ -12,23 +12,25 @@ import numpy as np
 from absl import flags
 
 from kd_jax import (
-    batches,
-    data,
-    evaluate,
-    lookup,
-    monitoring,
-    neighbours,
-    parallel,
-    resample,
-    sequences,
-    sharding,
-    tasks,
-    teachers,
-    train,
-    transfer,
-    vectors,
+  batches,
+  data,
+  evaluate,
+  lookup,
+  monitoring,
+  neighbours,
+  parallel,
+  resample,
+  sequences,
+  sharding,
+  streaming,
+  tasks,
+  teachers,
+  train,
+  transfer,
+  vectors,
 )
 from kd_jax.base import Array, Batch, Dataset, InputError
+from kd_jax.data import streams
 
 
 class Setup(NamedTuple):
@@ -40,7 +42,7 @@ class Setup(NamedTuple):
   teachers: list[teachers.Teacher]
   features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
   warm_start: transfer.WarmStart | None
-  plan: Callable[[int], Batch]  # the batches of an epoch, see `batches.plan`
+  planner: Callable[[Dataset], Callable[[int], Batch]]  # of data, or a part: the batches of an epoch, `batches.plan`
   example: Batch  # a batch of the shapes of training, to initialise with
   monitor: str  # validation metric that chooses the best epoch
   shapes: train.TrainState  # of the state at the start, with whole tables
@@ -71,15 +73,20 @@ def setup(values: flags.FlagValues) -> Setup:
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
                      "--teacher or --peer is given, but no --kd to distil with")
   logged = ("train", "validation", "test") if values.log_test else ("train", "validation")
-  dataset = data.load(values.data, values.data_dir, values.cache_dir, splits=logged)
+  dataset = data.load(values.data, values.data_dir, values.cache_dir, logged, values.data_memory)
   loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
-  if not len(dataset.validation.users) and monitor != monitoring.LAST:
+  if values.data_memory and dataset.contexts is not None:
+    raise InputError(f"--data_memory={values.data_memory}: labelled data is not streamed")
+  streamed = dataset.stream is not None
+  if not (streamed or len(dataset.validation.users)) and monitor != monitoring.LAST:
     raise InputError(f"--monitor={monitor}: the data has no validation split; --monitor={monitoring.LAST} takes the "
                      "last epoch")
   described, features = _described(values, dataset)
   networks, edges = _learners(values, described)
   if all(module.inner_product for module in networks.values()):
     loss = tasks.OF_PRODUCTS.get(loss, loss)
+  if streamed:
+    streaming.check(values, described, networks, kds)
   constants = {name: teachers.constants(module, described) for name, module in networks.items()}
   params, loaded = {}, []
   for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
@@ -100,16 +107,19 @@ def setup(values: flags.FlagValues) -> Setup:
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   labels = None if dataset.contexts is None else jnp.asarray(evaluate.label_matrix(dataset, "train"))
   given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near, labels)
-  plan = planner([networks[name] for name in learners], dataset, seed=values.seed, batch_size=values.batch_size,
-                 kd_per=values.kd_per, kds=kds)
-  example = _example_batch(values, plan)
+  plan_of = functools.partial(
+      planner, [networks[name] for name in learners], seed=values.seed, batch_size=values.batch_size,
+      kd_per=values.kd_per, kds=kds, steps=streams.steps(dataset.stream, values.batch_size) if streamed else None)
+  example = _example_batch(values, plan_of(streams.part(dataset, 0) if streamed else dataset))
   # Finds out whether the methods fit the networks.
   shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example))
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
+  if streamed:
+    run, given = streaming.split(run, given, params | shapes.params["networks"], dataset)
   if values.shard_tables:
     run, given = sharding.split(run, given, shapes.params["networks"])
-  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan, example, monitor,
+  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan_of, example, monitor,
                shapes, _pool(values, dataset))
 
 
@@ -151,8 +161,11 @@ def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
 
 
 def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size: int,
-            kd_per: str, kds: tuple) -> Callable[[int], Batch]:
-  """The plan of an epoch: of contexts, or of single interactions, or of sequences if a learner reads such."""
+            kd_per: str, kds: tuple, steps: int | None = None) -> Callable[[int], Batch]:
+  """The plan of an epoch: of contexts, or of single interactions, or of sequences if a learner reads such.
+
+  `steps` is for parts of data.
+  """
   lengths = {module.length for module in learners if getattr(module, "reads_sequences", False)}
   if len(lengths) > 1:
     raise InputError(f"--peer: student and peer read sequences of different lengths, {sorted(lengths)}")
@@ -160,7 +173,7 @@ def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size:
     return lambda epoch: batches.plan_contexts(seed, epoch, dataset.contexts["train"], batch_size)
   distilled = {"items" if kd.rows == "items" else "users" for _, kd in kds}
   if not lengths:
-    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per, distilled)
+    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per, distilled, steps)
   sequences.rows_per_step(batch_size, *lengths)
   packing = sequences.pack(dataset.train, *lengths)
   return lambda epoch: sequences.plan(seed, epoch, dataset.train, packing, batch_size, kd_per, distilled)
@@ -222,7 +235,8 @@ def _pool(values, dataset) -> Array | None:
   if dataset.contexts is not None or not negatives(values):
     raise InputError(f"--negatives_from={values.negatives_from}: none are drawn for --loss=cross_entropy, nor for "
                      "labelled data")
-  return jnp.asarray(np.unique(dataset.train.items))
+  streamed = dataset.popularity is not None
+  return jnp.asarray(np.flatnonzero(dataset.popularity) if streamed else np.unique(dataset.train.items))
 
 
 def _example_batch(values, plan) -> Batch:

@@ -67,6 +67,8 @@ class Dataset(NamedTuple):
   user_features: Features | None = None
   item_features: Features | None = None
   contexts: dict[str, np.ndarray] | None = None  # labelled data: {split: [n] int32, indices of users}
+  stream: Any = None  # a data.streams.Stream: interactions stay on disk, and the splits here are empty
+  popularity: np.ndarray | None = None  # [I] training interactions of every item, where `train` has only some of them
 
 
 class Outputs(NamedTuple):

@@ -16,15 +16,16 @@ _MULTIPLE = 128  # distinct users of a batch are padded to this, so that epochs 
 
 
 def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: str,
-         distilled: Collection[str] = ("users", "items")) -> Batch:
+         distilled: Collection[str] = ("users", "items"), steps: int | None = None) -> Batch:
   """Which interactions make which batch. On the host: sorting on the device is slower.
 
   Returns `rows` [S, B] (interactions in random order) and their `weight` [S, B] (0 for the padding of the
   last batch). If users are `distilled`, also the distinct users of each batch, `kd_users` [S, M], with
   `kd_users_weight` [S, M]: a user is distilled once, for as many interactions as it has in the batch
-  (kd_per="interaction") or as one. The same for its positive items, `kd_items`.
+  (kd_per="interaction") or as one. The same for its positive items, `kd_items`. Into more `steps` than needed the
+  interactions are shared out evenly, so that none is empty: Adam also moves where there is no gradient.
   """
-  rows, weight = _order(seed, epoch, len(train.users), batch_size)
+  rows, weight = _order(seed, epoch, len(train.users), batch_size, steps)
   return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per, distilled)
 
 
@@ -43,9 +44,14 @@ def plan_contexts(seed: int, epoch: int, contexts: np.ndarray, batch_size: int) 
   return {"users": contexts[rows], "weight": weight}
 
 
-def _order(seed, epoch, count, batch_size):
+def _order(seed, epoch, count, batch_size, steps=None):
   """0..count - 1 in random order, padded with 0, and their weights, both [S, B]."""
-  order = np.random.default_rng([seed, epoch]).permutation(count).astype(np.int32)
+  order = np.random.default_rng([seed, epoch]).permutation(np.arange(count, dtype=np.int32))
+  if steps is not None:
+    weight = np.arange(batch_size) < count // steps + (np.arange(steps) < count % steps)[:, None]
+    rows = np.zeros(weight.shape, np.int32)
+    rows[weight] = order
+    return rows, weight.astype(np.float32)
   steps = -(-count // batch_size)
   rows = np.pad(order, (0, steps * batch_size - count)).reshape(steps, batch_size)
   return rows, (np.arange(rows.size) < count).astype(np.float32).reshape(rows.shape)

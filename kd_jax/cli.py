@@ -18,6 +18,8 @@ DATA = dict(
                "Default: $KD_JAX_CACHE or ~/.cache/kd_jax."),
 )
 TRAIN = dict(
+    data_memory=("float", 0.0, "GB for training interactions; where they need more, they stay on disk, and an epoch "
+                 "goes through them by parts of the users (docs/scale.md). 0: no limit."),
     model=("string", "mf(dim=64)", "The model to train: a call, e.g. \"mf(dim=20)\"."),
     features=("string", None, "Vectors of items that the model sees: files .npz (ids and vectors) or .npy (in "
               "the order of the data's items), several with commas."),
@@ -68,7 +70,8 @@ _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "floa
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
              "folds", "repeats", "num_processes")
-_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors", "process_id")
+_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors", "process_id",
+                 "data_memory")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", ""),

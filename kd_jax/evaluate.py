@@ -59,15 +59,20 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled:
 
 
 def _groups(dataset, items) -> dict[str, np.ndarray]:
-  """Warm items, cold ones (in no training interaction), and halves of equal total popularity in training."""
-  popularity = np.bincount(dataset.train.items, minlength=dataset.num_items)
+  """Warm items, cold ones (in no training interaction), and halves of equal total popularity in training.
+
+  Where there is only one of two, neither, but in a part of the data, see `joined`.
+  """
+  popularity, whole = dataset.popularity, dataset.popularity is None
+  if whole:
+    popularity = np.bincount(dataset.train.items, minlength=dataset.num_items)
   order = np.argsort(-popularity, kind="stable")
   total = np.cumsum(popularity[order])
   popular = np.zeros(dataset.num_items, bool)
   popular[order] = 2 * total - popularity[order] < total[-1]  # where the middle of its share falls, as in UnKD
   halves = {"warm": popularity > 0, "popular": popular}
   groups = {name: mask[items] for name, mask in halves.items()}
-  groups = {name: mask for name, mask in groups.items() if mask.any() and not mask.all()}
+  groups = {name: mask for name, mask in groups.items() if not whole or (mask.any() and not mask.all())}
   return groups | {_OTHER[name]: ~mask for name, mask in groups.items()}
 
 
@@ -99,11 +104,13 @@ def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
   if (ranks == -2).any():
     raise InputError(f"the scores of user {evaluation.held.users[ranks == -2][0]} (index) are not finite")
   users, values = metrics.per_user(evaluation.held.users, ranks, cutoffs)
+  by_group = [metric for metric in values if metric.startswith(_BY_GROUP)]
   for name, kept in evaluation.groups.items():
-    who, own = metrics.per_user(evaluation.held.users[kept], ranks[kept], cutoffs)
-    for metric in (m for m in own if m.startswith(_BY_GROUP)):
-      values[f"{metric}({name})"] = np.full(len(users), np.nan)
-      values[f"{metric}({name})"][np.searchsorted(users, who)] = own[metric]
+    values |= {f"{metric}({name})": np.full(len(users), np.nan) for metric in by_group}
+    if kept.any():
+      who, own = metrics.per_user(evaluation.held.users[kept], ranks[kept], cutoffs)
+      for metric in by_group:
+        values[f"{metric}({name})"][np.searchsorted(users, who)] = own[metric]
   if evaluation.sampled is not None:
     values |= sampled_ranking(module, variables, evaluation.held, evaluation.sampled, cutoffs)[1]
   return users, values
@@ -144,6 +151,14 @@ def _scores(module, variables, contexts) -> np.ndarray:
 @functools.partial(jax.jit, static_argnames="module")
 def _score_blocks(module, variables, blocks):
   return jax.lax.map(ranking.scorer(module, variables), blocks)
+
+
+def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """The values [V] of parts of the users as those of all; without groups of items that nobody has, or everybody."""
+  values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+  nobody = {name[name.index("(") + 1 : -1] for name, value in values.items() if "(" in name and np.isnan(value).all()}
+  alone = {*nobody, *(a for pair in _OTHER.items() if nobody & {*pair} for a in pair)}
+  return {name: value for name, value in values.items() if not any(name.endswith(f"({group})") for group in alone)}
 
 
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import os
@@ -19,8 +20,8 @@ from absl import flags
 from kd_jax import (
     artifacts,
     assembly,
-    batches,
     checkpoint,
+    drawing,
     evaluate,
     monitoring,
     parallel,
@@ -30,6 +31,7 @@ from kd_jax import (
     runs,
     sharding,
     stopping,
+    streaming,
     train,
     transfer,
 )
@@ -62,7 +64,7 @@ class Training(NamedTuple):
 
   values: flags.FlagValues
   ready: assembly.Setup
-  draw: Callable  # (state, epoch from 1) -> arguments of `parallel.compile_epoch`
+  draw: Callable  # (state, epoch from 1, part) -> arguments of `parallel.compile_epoch`
   layouts: dict[str, Any]  # {split: evaluate.layout}
   state: train.TrainState
   best: dict  # parameters of the best epoch
@@ -94,7 +96,9 @@ def run_together(several: Sequence[flags.FlagValues]) -> list[dict[str, Any] | I
     parallel.check_together([values.parallel for values in waiting])
     cache_compilations(waiting[0].cache_dir)
     readies = assembly.share([assembly.setup(values) for values in waiting])
-    prepared = [(values, ready, _sources(ready)) for values, ready in zip(waiting, readies, strict=True)]
+    if len(readies) > 1 and any(ready.run.parts > 1 for ready in readies):
+      raise InputError("--data_memory: the interactions are streamed, by one run at a time: no --seeds, no --sweep")
+    prepared = [(values, ready, drawing.sources(ready)) for values, ready in zip(waiting, readies, strict=True)]
     with contextlib.ExitStack() as locks:
       for values, ready, _ in prepared:
         if processes.is_first():
@@ -113,15 +117,11 @@ def _in_closed_form(ready) -> bool:
   return hasattr(dict(ready.run.networks)[train.STUDENT], "fit")
 
 
-def _sources(ready):
-  stored = ready.teachers[0].stored if ready.teachers else None
-  return resample.prepare(ready.run, ready.dataset, ready.given, stored)
-
-
 def _info(values, ready) -> dict[str, Any]:
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(ready.shapes.params["networks"][train.STUDENT])]
   return {
-      "model": values.model, "peer": values.peer, "data": ready.dataset.name, "synthetic": ready.dataset.synthetic,
+      "model": values.model, "peer": values.peer, "data": ready.dataset.name,
+      "data_memory": values.data_memory, "synthetic": ready.dataset.synthetic,
       "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
       "features": ready.features,
@@ -141,9 +141,11 @@ def _fit(values, ready) -> None:
 
 
 def _validate(ready, layout, params) -> dict[str, float]:
-  module, variables = dict(ready.run.networks)[train.STUDENT], train.variables(ready.given, params, train.STUDENT)
-  measured = evaluate.measure(module, variables, layout, monitoring.needs(ready.monitor)[0])[1]
-  return processes.of_first(evaluate.means(measured))
+  module, cutoffs = dict(ready.run.networks)[train.STUDENT], monitoring.needs(ready.monitor)[0]
+  if ready.dataset.stream:
+    return evaluate.means(streaming.measure(module, params["networks"][train.STUDENT], layout, cutoffs)[1])
+  variables = train.variables(ready.given, params, train.STUDENT)
+  return processes.of_first(evaluate.means(evaluate.measure(module, variables, layout, cutoffs)[1]))
 
 
 def _begin(values, ready, sources) -> Training:
@@ -164,10 +166,11 @@ def _begin(values, ready, sources) -> Training:
     best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
   processes.by_first(runs.truncate_metrics, values.workdir, position.epoch)
   sampled = monitoring.needs(ready.monitor)[1]
-  layouts = {"validation": evaluate.layout(ready.dataset, "validation", sampled=sampled)}
+  layout = functools.partial(streaming.Protocol if ready.dataset.stream else evaluate.layout, ready.dataset)
+  layouts = {"validation": layout("validation", sampled=sampled)}
   if values.log_test:
-    layouts["test"] = evaluate.layout(ready.dataset, "test", values.mask_validation, sampled)
-  draw = _draw(values, ready, sources, jax.random.fold_in(root, 1))
+    layouts["test"] = layout("test", values.mask_validation, sampled)
+  draw = drawing.of_run(values, ready, sources, jax.random.fold_in(root, 1))
   return Training(values, ready, draw, layouts, parallel.place(state, ready.run), best, position)
 
 
@@ -233,14 +236,18 @@ def _done(training):
 
 def _epoch(trainings: list[Training]) -> tuple[list[Training], list[dict[str, Any]], dict[str, InputError]]:
   """(the runs after one more epoch and its validation, their lines of metrics.jsonl, {workdir: error} of others)."""
-  start = time.perf_counter()
-  drawn = parallel.each(lambda x: x.draw(x.state, x.position.epoch + 1), trainings)
-  sampled = time.perf_counter()
-  made = parallel.epochs([(x.ready.run, of_run) for x, of_run in zip(trainings, drawn, strict=True)],
-                         trainings[0].values.parallel, trainings[0].values.batch_size)
-  trained = time.perf_counter()
-  seconds = {"resample": (sampled - start) / len(made), "train": (trained - sampled) / len(made)}  # a share
-  after = parallel.each(lambda x: _or_error(x[0], *x[1], seconds), list(zip(trainings, made, strict=True)))
+  seconds, parts = {"resample": 0.0, "train": 0.0}, []
+  for part in range(trainings[0].ready.run.parts):
+    start = time.perf_counter()
+    drawn = parallel.each(lambda x: x.draw(x.state, x.position.epoch + 1, part), trainings)  # noqa: B023
+    sampled = time.perf_counter()
+    made = parallel.epochs([(x.ready.run, of_run) for x, of_run in zip(trainings, drawn, strict=True)],
+                           trainings[0].values.parallel, trainings[0].values.batch_size)
+    seconds["resample"] += (sampled - start) / len(made)  # a share
+    seconds["train"] += (time.perf_counter() - sampled) / len(made)
+    trainings = [x._replace(state=state) for x, (state, _) in zip(trainings, made, strict=True)]
+    parts.append([losses for _, losses in made])
+  after = parallel.each(lambda x: _or_error(*x, seconds), list(zip(trainings, zip(*parts, strict=True), strict=True)))
   failed = {x.values.workdir: error for x, error in zip(trainings, after, strict=True) if isinstance(error, InputError)}
   going = [x for x in after if not isinstance(x, InputError)]
   return [x for x, _ in going], [line for _, line in going], failed
@@ -254,42 +261,23 @@ def _or_error(training, *arguments):
                       "--learning_rate or another weight of --kd may help. Its last checkpoint is kept")
 
 
-def _after_epoch(training, state, losses, seconds):
-  """(the run, its line of metrics.jsonl), which is appended. Raises InputError if a loss or a score is not finite."""
+def _after_epoch(training, losses, seconds):
+  """(the run, its line of metrics.jsonl), which is appended; `losses` of every part of the epoch.
+
+  Raises InputError if a loss or a score is not finite.
+  """
   values, ready, position = training.values, training.ready, training.position
   position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
-  losses = {name: float(value) for name, value in losses.items()}
+  losses = {name: float(np.mean([part[name] for part in losses])) for name in losses[0]}
   if not np.isfinite(list(losses.values())).all():
     raise InputError(f"a loss is not finite ({losses})")
   line, best = {"epoch": position.epoch, "loss": losses, "seconds": seconds}, training.best
   if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
-    line |= {split: _validate(ready, layout, state.params) for split, layout in training.layouts.items()}
+    line |= {split: _validate(ready, layout, training.state.params) for split, layout in training.layouts.items()}
     position, improved = monitoring.compare(ready.monitor, position, line["validation"])
-    best = jax.tree.map(jnp.copy, state.params["networks"]) if improved else best
+    best = jax.tree.map(jnp.copy, training.state.params["networks"]) if improved else best
   processes.by_first(runs.append_metrics, values.workdir, line)
-  return training._replace(state=state, best=best, position=position), line
-
-
-def _draw(values, ready, sources, rng):
-  """draw(state, number from 1) -> (state, given, targets, batches, rng), a function of seed, number and state alone."""
-  run, given, dataset = ready.run, ready.given, ready.dataset
-  users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
-  lists = None
-
-  def draw(state, number):
-    nonlocal lists
-    batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
-    batch = batches.draw(batch_rng, ready.plan(number), users, items, sources.seen["users"],
-                         ready.pool, negatives=assembly.negatives(values), num_items=dataset.num_items,
-                         kd_per=values.kd_per)
-    lists = resample.learner_lists(run, state.params, given, sources, number - 1, lists)
-    targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory,
-                               jnp.int32(number - 1), run=run)
-    jax.block_until_ready((batch, targets))
-    memory = {key: {f: jnp.copy(targets[key][f]) for f in fields} for key, fields in state.memory.items()}
-    return state._replace(memory=memory), given, targets, batch, step_rng
-
-  return draw
+  return training._replace(best=best, position=position), line
 
 
 def _finish(values, ready, position) -> None:

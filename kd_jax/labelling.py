@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, checkpoint, data, ranking, runs, soft_labels, teachers
+from kd_jax import artifacts, checkpoint, data, ranking, runs, soft_labels, streaming, teachers
 from kd_jax.base import InputError
 
 
@@ -18,15 +20,24 @@ def write(teacher: str, out: str, top_k: int, exclude_seen: bool, data_dir: str 
   catalogue is smaller than `top_k`.
   """
   info = runs.read_info(teacher)
-  dataset = data.load(info["data"], data_dir, cache_dir)
+  dataset = data.load(info["data"], data_dir, cache_dir, memory=info.get("data_memory", 0.0))
   if top_k > dataset.num_items:
     raise InputError(f"--top_k={top_k}: the data has {dataset.num_items} items")
-  module, variables = teachers.network(teacher, dataset)
-  seen = jax.tree.map(jnp.asarray, ranking.seen_by_users(dataset))
-  ranked, tail = jax.tree.map(np.asarray, ranking.network_soft_labels(
-      module, variables, seen, k=top_k, exclude_seen=exclude_seen))
   provenance = {"hashes": dataset.hashes, "data": dataset.name, "model": info["model"],
                 "checkpoint": artifacts.hash_file(checkpoint.newest_manifest(teacher))}
-  soft_labels.write(out, [(ranked.items, ranked.scores, tail)], num_users=dataset.num_users,
+  soft_labels.write(out, _ranked(teacher, dataset, top_k, exclude_seen), num_users=dataset.num_users,
                     num_items=dataset.num_items, top_k=top_k, exclude_seen=exclude_seen, provenance=provenance)
   return soft_labels.truncation(soft_labels.read(out, dataset))
+
+
+def _ranked(teacher, dataset, top_k, exclude_seen) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """(items [n, K], scores [n, K], mass of the others [n]) of all users, or part by part of those of streamed data."""
+  if dataset.stream is None:
+    parts = [(dataset, *teachers.network(teacher, dataset), slice(None))]
+  else:
+    parts = streaming.parts(*streaming.network(teacher, dataset), dataset)
+  for part, module, variables, own in parts:
+    seen = jax.tree.map(jnp.asarray, ranking.seen_by_users(part))
+    ranked, tail = jax.tree.map(np.asarray, ranking.network_soft_labels(
+        module, variables, seen, k=top_k, exclude_seen=exclude_seen))
+    yield ranked.items[own], ranked.scores[own], tail[own]

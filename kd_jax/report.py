@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, data, evaluate, label_metrics, metrics, monitoring, ranking, runs, teachers
+from kd_jax import artifacts, data, evaluate, label_metrics, metrics, monitoring, ranking, runs, streaming, teachers
 from kd_jax.base import InputError
 
 _OVERLAP = 10  # k of teacher-student overlap@k
@@ -23,13 +23,14 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   """Evaluates the best epoch of a run, chosen on validation, and writes RUN/test.json (or validation.json).
 
   Every metric's value of every user goes to RUN/test_values, see `user_values`.
-  With `teacher`, a run on the same data: compression ratio and overlap@10. With `student` too, the plain
-  student: the transfer ratio of every metric, and the relative improvement of its AUC. Raises InputError.
+  With `teacher`, a run on the same data: compression ratio and, of data that is not streamed, overlap@10. With
+  `student` too, the plain student: the transfer ratio of every metric, and the relative improvement of its AUC.
+  Raises InputError.
   """
   if student and not teacher:
     raise InputError("--student needs --teacher: the transfer ratio is measured between them")
   info, result = runs.read_info(run), runs.read_json(pathlib.Path(run) / runs.RESULT)
-  dataset = data.load(info["data"], data_dir, cache_dir, splits=("train", "validation", "test"))
+  dataset = data.load(info["data"], data_dir, cache_dir, ("train", "validation", "test"), info.get("data_memory", 0.0))
   if dataset.hashes != info["hashes"]:
     raise InputError(f"--run={run}: its data has changed since")
   if history != "train" and split != "test":
@@ -99,13 +100,16 @@ def _candidates(dataset, split, mask_validation) -> str:
 
 def _metrics(run, dataset, split, mask_validation, history, sampled, sampled_seed):
   """(evaluated users [V], {metric: [V]})."""
+  if dataset.stream is not None:
+    return streaming.measure(*streaming.network(run, dataset), streaming.Protocol(
+        dataset, split, mask_validation, sampled, sampled_seed))
   module, variables = teachers.network(run, evaluate.with_history(dataset, history))
   return evaluate.measure(module, variables, evaluate.layout(dataset, split, mask_validation, sampled, sampled_seed))
 
 
 def _against_teacher(run, teacher, dataset, info) -> dict[str, Any]:
   ratio = {"compression_ratio": runs.read_info(teacher)["parameters"] / max(info["parameters"], 1)}
-  if dataset.contexts is not None:
+  if dataset.contexts is not None or dataset.stream is not None:
     return ratio
   seen = jax.tree.map(jnp.asarray, ranking.seen_by_users(dataset))
   lists = [np.asarray(ranking.network_top_k(*teachers.network(r, dataset), seen, k=_OVERLAP, exclude_seen=True).items)

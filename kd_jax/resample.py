@@ -42,7 +42,8 @@ def check(run: train.Run, dataset: Dataset) -> None:
     if edge.kd.rows == "entities":
       continue
     rows, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
-    most, lists = np.bincount(rows, minlength=num_rows).max(), edge.kd.lists
+    most, lists = (np.bincount(rows, minlength=num_rows) if dataset.stream is None else
+                   np.diff(dataset.stream.starts["train"])).max(), edge.kd.lists
     what, of = ("items", "a user") if edge.kd.rows == "users" else ("users", "an item")
     left = num_candidates - (most if lists.exclude_seen else 0)
     if max(lists.teacher, lists.student) > left:
@@ -92,18 +93,26 @@ def initial_memory(run: train.Run, dataset: Dataset) -> dict[str, Batch]:
   return memory
 
 
-def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = None) -> Sources:
-  """Ranks with every frozen teacher, once per run, or takes the `stored` lists of a soft-label file."""
+def prepare(run: train.Run, dataset: Dataset, given, stored: Ranked | None = None,
+            listed: dict[str, Ranked] | None = None) -> Sources:
+  """Ranks with every frozen teacher, once per run, or takes the `stored` lists of a soft-label file.
+
+  `listed` are `Sources.teacher` of an earlier call for the same data: then nothing is ranked.
+  """
   sides = {"users", *(e.kd.rows for e in train.edges(run) if e.kd.rows == "items")}
   seen = {side: _seen(*_side(dataset, side)) for side in sides}
   column = {"users": dataset.train.items, "items": dataset.train.users}
   popularity = {side: jnp.asarray(np.bincount(column[side], minlength=_side(dataset, side)[3])) for side in sides}
+  if dataset.popularity is not None:
+    popularity["users"] = jnp.asarray(dataset.popularity)
   sources = Sources(seen, popularity, {}, {}, {}, {})
   for edge in train.edges(run):
     if dataset.contexts is not None and edge.kd.sample is None and _scored_once(run, edge):
       sources.labels[edge.key] = _scores_of_teachers(run, edge, {"networks": {}}, given, dataset.num_users)
     if edge.kd.lists.teacher and not train.teaches_live(run, edge):
-      if stored is None:
+      if listed is not None:
+        ranked = jax.tree.map(jnp.asarray, listed[edge.key])
+      elif stored is None:
         ranked = teacher_lists(run, edge, {"networks": {}}, given, sources)
       else:
         ranked, enough = stored_lists(stored, dataset, edge.kd.lists)

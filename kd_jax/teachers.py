@@ -89,8 +89,12 @@ def network(directory: str, dataset: Dataset) -> tuple[nn.Module, dict]:
 
 
 def constants(module: nn.Module, dataset: Dataset) -> dict:
-  """What the module needs of the data beside its size; {} for most."""
-  return module.constants(dataset) if hasattr(module, "constants") else {}
+  """What the module needs of the data beside its size; {} for most. Raises InputError if the data is streamed."""
+  if not hasattr(module, "constants"):
+    return {}
+  if dataset.stream is not None:
+    raise InputError(f"--data_memory: {type(module).__name__} reads all interactions at once; they cannot be streamed")
+  return module.constants(dataset)
 
 
 def build_module(model: str, dataset: Dataset) -> nn.Module:

@@ -32,6 +32,7 @@ class Run(NamedTuple):
   optimizer: optax.GradientTransformation
   reduction: str  # "sum" or "mean" over the batch
   all_items: bool = False  # does the base loss take scores of all items, not of the positive and negatives alone?
+  parts: int = 1  # of an epoch, each a call of `train_epoch`
 
 
 class TrainState(NamedTuple):
@@ -267,7 +268,7 @@ def train_epoch(state: TrainState, given, targets, batches: Batch, rng, *, run: 
 
   Arrays are flat between steps: there XLA updates 16 numbers at a time, however wide a row; three times as fast.
   """
-  epoch = state.step // batches["weight"].shape[0]  # from 0; every epoch has S steps
+  epoch = state.step // (batches["weight"].shape[0] * run.parts)  # from 0; every epoch has as many steps
   like = lambda flat, tree: jax.tree.map(lambda x, y: x.reshape(y.shape), flat, tree)
   shaped = lambda params: like(params, state.params)
   step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, axis_name=axis_name, shaped=shaped)

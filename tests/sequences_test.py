@@ -102,7 +102,7 @@ def test_peers_share_batches(flags, small, peer):
   from kd_jax import assembly
 
   ready = assembly.setup(flags(*small, "--model=sasrec(dim=8, length=5)", f"--peer={peer}", "--kd=kl()", "--workdir=x"))
-  assert ready.plan(1)["place"].shape[1] == 255
+  assert ready.planner(ready.dataset)(1)["place"].shape[1] == 255
 
 
 def test_one_interaction_each_is_nothing_to_learn_from():

@@ -64,11 +64,15 @@ def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
 
   Folders that were prepared before a column was invented do not have it.
   """
-  builder = tfds.builder_from_directory(folder / _NAME / name / _VERSION)
-  blocks = list(builder.as_data_source(split=split))
+  blocks = list(read_blocks(folder, name, split))
   empty = {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
   columns = empty | {column: np.concatenate([block[column] for block in blocks]) for column in blocks[0]}
   return columns | {"ids": np.array([i.decode() for i in columns["ids"]], np.str_)}
+
+
+def read_blocks(folder: pathlib.Path, name: str, split: str) -> Iterator[Columns]:
+  """The same, at most BLOCK rows at a time."""
+  yield from tfds.builder_from_directory(folder / _NAME / name / _VERSION).as_data_source(split=split)
 
 
 def split_of(path: str) -> str | None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from kd_jax import artifacts, lookup
 from kd_jax.base import Dataset, InputError, Interactions
-from kd_jax.data import audit, cleaning, contexts, features, sources, splits
+from kd_jax.data import audit, cleaning, contexts, features, sources, splits, streams
 from kd_jax.data.recipe import Log, Recipe
 
 FORMAT = 1  # raise it when preparing gives other arrays for the same call and sources
@@ -26,14 +26,14 @@ _WHOLE = ("users", "items", *_FEATURES)  # read whatever splits are wanted; feat
 _DEFAULT_CACHE = "~/.cache/kd_jax"
 
 
-def load(call: lookup.Call, data_dir, cache_dir, wanted: tuple[str, ...]) -> Dataset:
-  """Prepares the data set if it is not there, and reads the `wanted` splits."""
+def load(call: lookup.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory: float = 0.0) -> Dataset:
+  """Prepares the data set if it is not there, and reads the `wanted` splits, or streams them."""
   unknown = [split for split in wanted if split not in splits.NAMES]
   if unknown:
     raise InputError(f"no split {unknown[0]!r} among {', '.join(splits.NAMES)}")
   call = canonical(call)
   folder = prepare(call, data_dir, cache_dir)
-  return _read(folder, call, wanted)
+  return _read(folder, call, wanted, cache_folder(cache_dir) / "streams" / folder.name, 1e9 * memory)
 
 
 def canonical(call: lookup.Call) -> lookup.Call:
@@ -137,28 +137,45 @@ def _hash(columns) -> str:
   return digest.hexdigest()
 
 
-def _read(folder, call, wanted) -> Dataset:
+def _read(folder, call, wanted, by_user, memory) -> Dataset:
   from kd_jax.data import builder
 
   metadata = _verify(folder, (*wanted, *_WHOLE))
-  needed = (*wanted, *(x for x in _WHOLE if x in metadata["hashes"]))
+  about = metadata["report"]["audit"]
+  streamed = "labels" not in about and 0 < memory < about["train"] * streams.BYTES
+  needed = (*(() if streamed else wanted), *(x for x in _WHOLE if x in metadata["hashes"]))
   columns = {split: builder.read_split(folder, folder.name, split) for split in needed}
   hashes = metadata["hashes"]
   for split in needed:
     if _hash(columns[split]) != hashes[split]:
       raise InputError(_damaged(folder, f"split {split} does not have the stored sha256"))
   empty = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
-  of = {split: _interactions(columns[split]) for split in wanted}
+  of = {split: empty if streamed else _interactions(columns[split]) for split in wanted}
   users, items = columns["users"]["ids"], columns["items"]["ids"]
   names = {"user_ids": "users", "item_ids": "items"} | {x: x for x in (*splits.NAMES, *_FEATURES) if x in hashes}
   described = {side: features.from_columns(columns[side], about) for side, about in
                metadata.get("features", {}).items()}
-  labelled = {split: columns[split]["contexts"] for split in wanted}
+  labelled = {split: columns[split]["contexts"] for split in wanted if split in columns}
+  stream = _stream(folder, wanted, by_user, len(users), memory) if streamed else None
+  popularity = streams.popularity(stream, "train", len(items)) if streamed else None
   return Dataset(
       name=str(call), num_users=len(users), num_items=len(items), train=of.get("train", empty),
       validation=of.get("validation", empty), test=of.get("test"), user_ids=users, item_ids=items,
       hashes={name: hashes[split] for name, split in names.items()}, report=metadata["report"],
-      synthetic=metadata["synthetic"], contexts=labelled if any(map(len, labelled.values())) else None, **described)
+      synthetic=metadata["synthetic"], contexts=labelled if any(map(len, labelled.values())) else None,
+      stream=stream, popularity=popularity, **described)
+
+
+def _stream(folder, wanted, by_user, num_users, memory) -> streams.Stream:
+  """The splits sorted by user, which is done once."""
+  from kd_jax.data import builder
+
+  folders = {split: by_user / split for split in ("train", *(x for x in wanted if x != "train"))}
+  with _waiting(by_user.parent / f".{by_user.name}.lock"):
+    for split, target in folders.items():
+      if not (target / "manifest.json").exists():
+        streams.write(target, lambda split=split: builder.read_blocks(folder, folder.name, split), num_users)
+  return streams.read(folders, memory)
 
 
 def _verify(folder, needed) -> dict[str, Any]:

@@ -1,0 +1,106 @@
+"""Interactions that are too many for memory: on disk by user, and read in parts, each of some users alone."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_jax import artifacts
+from kd_jax.base import Dataset, InputError, Interactions
+
+BYTES = 100  # of memory for each interaction of a part, when an epoch draws its batches: docs/scale.md adds them up
+_KIND = "interactions by user"
+_ITEMS, _STARTS = "items.int32", "starts.npy"
+
+
+class Stream(NamedTuple):
+  """Where the interactions of the splits are, and which users a part has.
+
+  Every part is a window of as many users, so that one compiled program serves all of them. Windows may overlap; the
+  interactions of a user are in one part.
+  """
+
+  folders: dict[str, pathlib.Path]  # by split
+  starts: dict[str, np.ndarray]  # {split: [U + 1] int64, where the items of a user begin}
+  bounds: np.ndarray  # [parts + 1]: the interactions of users bounds[p]..bounds[p + 1] - 1 are in part p
+  first: np.ndarray  # [parts], the first user of each window
+  users: int  # of a window
+
+  @property
+  def parts(self) -> int:
+    return len(self.first)
+
+
+def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
+  """Sorts interactions by user, in two passes over `blocks()`, {"users", "items"} of some rows each.
+
+  Of one user they keep their order. Memory: 16 bytes a user, and a block.
+  """
+  counts = np.zeros(num_users, np.int64)
+  for block in blocks():
+    counts += np.bincount(block["users"], minlength=num_users)
+  starts = np.concatenate([[0], np.cumsum(counts)])
+  with artifacts.writing(folder, _KIND, {}) as temporary:
+    np.save(temporary / _STARTS, starts)
+    if not starts[-1]:
+      (temporary / _ITEMS).write_bytes(b"")
+      return
+    items, free = np.memmap(temporary / _ITEMS, "<i4", "w+", shape=int(starts[-1])), starts[:-1].copy()
+    for block in blocks():
+      order = np.argsort(block["users"], kind="stable")
+      users = block["users"][order]
+      distinct, begin, size = np.unique(users, return_index=True, return_counts=True)
+      items[free[users] + np.arange(len(users)) - np.repeat(begin, size)] = block["items"][order]
+      free[distinct] += size
+    items.flush()
+
+
+def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
+  """The stream of the splits in `folders`, each verified, in parts that need `memory` bytes at most.
+
+  Raises InputError: damaged, or one user alone has more training interactions.
+  """
+  for folder in folders.values():
+    artifacts.read(folder, _KIND)
+  starts = {split: np.load(folder / _STARTS) for split, folder in folders.items()}
+  train, most = starts["train"], int(memory // BYTES)
+  longest = np.diff(train).max()
+  if longest > most:
+    raise InputError(f"--data_memory: a user has {longest:,} interactions, so {BYTES * longest / 1e9:.3g} GB are the "
+                     "least")
+  parts = -(-int(train[-1]) // (most - longest + 1))  # a part ends with the user who passes its equal share
+  shares = np.arange(1, parts) * (train[-1] / parts)
+  bounds = np.unique(np.concatenate([[0], np.searchsorted(train, shares), [len(train) - 1]]))
+  users = int(np.diff(bounds).max())
+  return Stream(folders, starts, bounds, np.minimum(bounds[:-1], len(train) - 1 - users), users)
+
+
+def steps(stream: Stream, batch_size: int) -> int:
+  """How many batches every part is cut into: as the largest one needs."""
+  return -(-int(np.diff(stream.starts["train"][stream.bounds]).max()) // batch_size)
+
+
+def popularity(stream: Stream, split: str, num_items: int) -> np.ndarray:
+  """How many interactions of a split every item has, [I]."""
+  counts = np.zeros(num_items, np.int64)
+  for number in range(stream.parts):
+    counts += np.bincount(_items(stream, split, number), minlength=num_items)
+  return counts
+
+
+def part(dataset: Dataset, number: int) -> Dataset:
+  """The users of a window as a data set of its own: indices of users count from the window's first one."""
+  stream, first = dataset.stream, int(dataset.stream.first[number])
+  users = np.arange(stream.bounds[number], stream.bounds[number + 1])
+  of = {split: Interactions(np.repeat(users - first, np.diff(starts)[users]).astype(np.int32),
+                            _items(stream, split, number)) for split, starts in stream.starts.items()}
+  return dataset._replace(num_users=stream.users, user_ids=dataset.user_ids[first : first + stream.users], stream=None,
+                          **of)
+
+
+def _items(stream, split, number) -> np.ndarray:
+  begin, end = stream.starts[split][stream.bounds[number : number + 2]]
+  path = stream.folders[split] / _ITEMS
+  return np.fromfile(path, "<i4", int(end - begin), offset=4 * int(begin))

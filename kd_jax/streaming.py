@@ -1,0 +1,130 @@
+"""Runs on interactions that stay on disk: an epoch goes from part to part of the users (`data.streams`).
+
+A part is a data set of its own, whose users are counted from the first of its window. Networks have whole tables, of
+which they read the rows of the window; so batches, targets and evaluation of a part are those of any data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax import evaluate, teachers, train
+from kd_jax.base import Dataset, InputError, Ranked
+from kd_jax.data import streams
+
+_FIRST = "first_user"  # beside the constants of a network
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowedNetwork:
+  """A network that sees the users of a window, those from variables["constants"]["first_user"] on."""
+
+  whole: nn.Module
+  module: nn.Module  # the same, of as many users as the window has
+  tables: frozenset[str]  # parameters with a row for every user
+
+  def apply(self, variables, *args, **options):
+    constants = dict(variables["constants"])
+    first = constants.pop(_FIRST)
+    variables = variables | {"constants": constants}
+    if "params" not in variables:  # it is being initialised
+      return self.whole.apply(variables, *args, **options)
+    rows = lambda path, x: (jax.lax.dynamic_slice_in_dim(x, first, self.module.num_users)
+                            if train.parameter_name(path) in self.tables else x)
+    variables["params"] = jax.tree_util.tree_map_with_path(rows, variables["params"])
+    return self.module.apply(variables, *args, **options)
+
+  def __getattr__(self, name):
+    return getattr(self.module, name)
+
+
+def check(values, dataset: Dataset, networks: dict, kds: tuple) -> None:
+  """Raises InputError for what would need all interactions at once."""
+  where = f"--data_memory={values.data_memory}: the interactions are streamed: "
+  if values.shard_tables or values.coordinator:
+    raise InputError(f"{where}neither --shard_tables nor --coordinator goes with that")
+  if hasattr(networks[train.STUDENT], "fit"):
+    raise InputError(f"{where}--model={values.model} is computed of all at once")
+  if any(kd.rows == "items" or kd.neighbours or kd.remember or kd.lists.every > 1 for _, kd in kds):
+    raise InputError(f"{where}a method of --kd ranks users for items, needs neighbours, or keeps something from epoch "
+                     "to epoch")
+
+
+def split(run: train.Run, given: train.Given, shapes: dict, dataset: Dataset) -> tuple[train.Run, train.Given]:
+  """The same for parts; `shapes` is {network: shapes of its parameters}."""
+  networks = tuple((name, windowed(module, shapes[name], dataset)) for name, module in run.networks)
+  return run._replace(networks=networks, parts=dataset.stream.parts), of_part(given, run, dataset, 0)
+
+
+def windowed(module: nn.Module, shapes: dict, dataset: Dataset) -> WindowedNetwork:
+  """The network for parts of a data set; its tables of users are those parameters that a window has fewer rows of."""
+  small = module.clone(num_users=dataset.stream.users)
+  example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
+  init = lambda: small.apply({}, example, rngs={"params": jax.random.key(0)}, mutable=["params"])[1].get("params", {})
+  pairs = zip(jax.tree_util.tree_leaves_with_path(shapes), jax.tree.leaves(jax.eval_shape(init)), strict=True)
+  tables = frozenset(train.parameter_name(path) for (path, a), b in pairs if a.shape != b.shape)
+  return WindowedNetwork(module, small, tables)
+
+
+def of_part(given: train.Given, run: train.Run, dataset: Dataset, number: int) -> train.Given:
+  """`given` where all networks see the window of a part."""
+  return given._replace(constants={name: _window(dataset, number) for name, _ in run.networks})
+
+
+def _window(dataset, number):
+  return {_FIRST: jnp.int32(dataset.stream.first[number])}
+
+
+def network(directory: str, dataset: Dataset) -> tuple[WindowedNetwork, dict]:
+  """(module, parameters) of the best epoch of a run. Raises InputError."""
+  module, variables = teachers.network(directory, dataset)
+  return windowed(module, variables["params"], dataset), variables["params"]
+
+
+def parts(module: WindowedNetwork, params: dict, dataset: Dataset) -> Iterator[tuple[Dataset, Any, dict, slice]]:
+  """(the data, the network and its variables to be used with it, the users whose own part it is) of every part."""
+  stream = dataset.stream
+  for number in range(stream.parts):
+    own = slice(*(int(bound - stream.first[number]) for bound in stream.bounds[number : number + 2]))
+    yield streams.part(dataset, number), module, {"params": params, "constants": _window(dataset, number)}, own
+
+
+def listed(stored: Ranked | None, dataset: Dataset, number: int) -> Ranked | None:
+  """The rows of stored lists that are of the users of a part."""
+  first = int(dataset.stream.first[number])
+  return stored and jax.tree.map(lambda x: x[first : first + dataset.stream.users], stored)
+
+
+def order(seed: int, epoch: int, dataset: Dataset) -> np.ndarray:
+  """The parts in the order of an epoch."""
+  return np.random.default_rng([seed, epoch]).permutation(dataset.stream.parts)
+
+
+class Protocol(NamedTuple):
+  """What `evaluate.layout` is told of a split."""
+
+  dataset: Dataset
+  split: str
+  mask_validation: bool = False
+  sampled: int = 0
+  sampled_seed: int = 0
+
+
+def measure(module: WindowedNetwork, params: dict, protocol: Protocol,
+            cutoffs: tuple[int, ...] = evaluate.CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """`evaluate.measure` of a network for all users, part by part."""
+  found, dataset = [], protocol.dataset
+  for first, (part, _, variables, _) in zip(dataset.stream.first, parts(module, params, dataset), strict=True):
+    users, values = evaluate.measure(module, variables, evaluate.layout(part, *protocol[1:]), cutoffs)
+    if len(users):
+      found.append((users + first, values))
+  if not found:
+    return np.zeros(0, np.int64), {}
+  return np.concatenate([users for users, _ in found]), evaluate.joined([values for _, values in found])

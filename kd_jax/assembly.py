@@ -12,22 +12,23 @@ import numpy as np
 from absl import flags
 
 from kd_jax import (
-  batches,
-  data,
-  evaluate,
-  lookup,
-  monitoring,
-  neighbours,
-  parallel,
-  resample,
-  sequences,
-  sharding,
-  streaming,
-  tasks,
-  teachers,
-  train,
-  transfer,
-  vectors,
+    batches,
+    data,
+    evaluate,
+    lookup,
+    monitoring,
+    neighbours,
+    optimizers,
+    parallel,
+    resample,
+    sequences,
+    sharding,
+    streaming,
+    tasks,
+    teachers,
+    train,
+    transfer,
+    vectors,
 )
 from kd_jax.base import Array, Batch, Dataset, InputError
 from kd_jax.data import streams
@@ -59,7 +60,7 @@ def _weight(weight: float | lookup.Call):
   return weight if isinstance(weight, float) else lookup.build_schedule(weight)
 
 
-_optimizer = functools.cache(train.make_optimizer)
+_optimizer = functools.cache(optimizers.make)
 
 
 def setup(values: flags.FlagValues) -> Setup:

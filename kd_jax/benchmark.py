@@ -20,6 +20,7 @@ from kd_jax import (
     flops,
     lookup,
     neighbours,
+    optimizers,
     parallel,
     resample,
     sides,
@@ -106,7 +107,7 @@ def _epoch(dataset, student, teacher, kd, batch_size) -> _Epoch:
   kds = tuple((w, lookup.build("losses", call)) for w, call in lookup.parse_sum("losses", kd, "kd"))
   networks = ((train.STUDENT, student), (train.TEACHER, teacher))[: 1 + bool(kds)]
   edges = ((train.STUDENT, train.TEACHER),) if kds else ()
-  run = train.Run(networks, (train.STUDENT,), edges, kds, tasks.bpr, train.make_optimizer("adam", 1e-3, 1e-5), "sum")
+  run = train.Run(networks, (train.STUDENT,), edges, kds, tasks.bpr, optimizers.make("adam", 1e-3, 1e-5), "sum")
   constants = {name: jax.tree.map(jnp.asarray, teachers.constants(module, dataset)) for name, module in networks}
   example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
   params = {}

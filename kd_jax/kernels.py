@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import batches, evaluate, flops, ranking, sides, tasks, teachers, train
+from kd_jax import batches, evaluate, flops, optimizers, ranking, sides, tasks, teachers
 from kd_jax.base import Dataset
 from kd_jax.benchmark import machine as machine  # the same
 
@@ -119,7 +119,7 @@ def _gradients(dataset, student, batch_size) -> Kernel:
 
 def _adam(dataset, student, batch_size) -> Kernel:
   _, variables = student
-  optimizer, steps = train.make_optimizer("adam", 1e-3, 1e-5), _steps(dataset, batch_size)
+  optimizer, steps = optimizers.make("adam", 1e-3, 1e-5), _steps(dataset, batch_size)
   params = jax.tree.map(lambda x: x.reshape(-1), variables["params"])
   state = optimizer.init(params)
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from kd_jax import data, lookup
 from kd_jax.base import InputError
@@ -200,3 +201,13 @@ def test_drift_makes_the_past_tell_less(tmp_path):
     seen[users[early], items[early]] = 1
     found.append(recall(seen, users[late], items[late], factor_scores(seen)))
   assert found[0] > 1.5 * found[1] > 0
+
+
+def test_without_preferences_items_are_drawn_by_popularity_one_after_the_other(tmp_path):
+  loaded = data.load("synthetic(users=6000, items=12, interactions_per_user=4, dim=0, popularity=1.0, "
+                     "split='loo')", cache_dir=tmp_path, splits=ALL)
+  users, items, times = np.concatenate([pairs(getattr(loaded, split)) for split in ALL], 1)
+  assert len(users) == 24_000 == len(set(zip(users.tolist(), items.tolist(), strict=True)))
+  first = np.lexsort((times, users))[::4]  # of every user: one a day
+  counts, expected = np.sort(np.bincount(items[first], minlength=12))[::-1], 1 / np.arange(1, 13)
+  assert scipy.stats.chisquare(counts, 6000 * expected / expected.sum()).pvalue > 1e-3

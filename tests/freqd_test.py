@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import lookup, neighbours, tasks, train
+from kd_jax import lookup, neighbours, optimizers, tasks, train
 from kd_jax.base import Outputs
 from kd_jax.losses.freqd import freqd
 
@@ -79,7 +79,7 @@ def setup(data, **options):
                                    num_users=USERS, num_items=ITEMS)
   kd = freqd(neighbours=K, hidden=1.4, **options)
   run = train.Run(((train.STUDENT, build(DS)), (train.TEACHER, build(DT))), (train.STUDENT,),
-                  ((train.STUDENT, train.TEACHER),), ((1.0, kd),), tasks.bpr, train.make_optimizer("sgd", 1.0, 0.0),
+                  ((train.STUDENT, train.TEACHER),), ((1.0, kd),), tasks.bpr, optimizers.make("sgd", 1.0, 0.0),
                   "sum")
   rng = np.random.default_rng(1)
   users, items = rng.permutation(USERS)[:6], rng.permutation(ITEMS)[:8].reshape(4, 2)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import lookup, parallel, tasks, train
+from kd_jax import lookup, optimizers, parallel, tasks, train
 from kd_jax.base import KD, Outputs
 from kd_jax.losses.kl import kl
 
@@ -99,7 +99,7 @@ def assert_tables(found, expected, rtol=1e-5):
 def test_one_step_of_sgd_is_bpr_by_hand():
   params = tables(0)
   loss, gradient = bpr_by_hand(params, a_batch(1))
-  run = make_run(train.make_optimizer("sgd", 0.1, 0.0))
+  run = make_run(optimizers.make("sgd", 0.1, 0.0))
   found, losses = run_steps(run, start(run, params), 1)
   assert losses[0]["base"] == pytest.approx(loss / 5, rel=1e-5)
   assert_tables(found, {k: params[k] - 0.1 * gradient[k] for k in params})
@@ -109,7 +109,7 @@ def test_one_step_of_sgd_is_bpr_by_hand():
 def test_three_steps_of_adam_with_coupled_l2_by_hand(decay):
   params = tables(1)
   expected = adam_by_hand(params, lambda p, t: bpr_by_hand(p, a_batch(t))[1], 3, rate=0.02, decay=decay)
-  run = make_run(train.make_optimizer("adam", 0.02, decay))
+  run = make_run(optimizers.make("adam", 0.02, decay))
   assert_tables(run_steps(run, start(run, params), 3)[0], expected)
 
 
@@ -118,7 +118,7 @@ def test_coupled_l2_decays_rows_outside_the_batch_and_adamw_decays_otherwise():
   outside = {"user": 5, "item": 8}
   found = {}
   for name in ("adam", "adamw"):
-    run = make_run(train.make_optimizer(name, 0.02, 0.3))
+    run = make_run(optimizers.make(name, 0.02, 0.3))
     found[name] = run_steps(run, start(run, params), 1)[0]
   for k, row in outside.items():
     before = params[k][row]
@@ -130,7 +130,7 @@ def test_coupled_l2_decays_rows_outside_the_batch_and_adamw_decays_otherwise():
 def test_sgd_with_decay_adds_it_to_the_gradient():
   params = tables(3)
   gradient = bpr_by_hand(params, a_batch(1))[1]
-  run = make_run(train.make_optimizer("sgd", 0.1, 0.3))
+  run = make_run(optimizers.make("sgd", 0.1, 0.3))
   assert_tables(run_steps(run, start(run, params), 1)[0],
                 {k: params[k] - 0.1 * (gradient[k] + 0.3 * params[k]) for k in params})
 
@@ -139,7 +139,7 @@ def test_mean_reduction_divides_by_the_rows_that_count():
   params, weight = tables(4), np.array([1, 1, 0, 1, 0], np.float32)
   batch = a_batch(1, weight)
   loss, gradient = bpr_by_hand(params, batch)
-  run = make_run(train.make_optimizer("sgd", 0.1, 0.0), reduction="mean")
+  run = make_run(optimizers.make("sgd", 0.1, 0.0), reduction="mean")
   state, losses = train.train_step(start(run, params), NOTHING, {}, batch, jax.random.key(0), run=run)
   assert float(losses["base"]) == pytest.approx(loss / 3, rel=1e-5)
   assert_tables(state.params["networks"][train.STUDENT], {k: params[k] - 0.1 * gradient[k] / 3 for k in params})
@@ -159,7 +159,7 @@ def test_base_losses_by_hand():
 
 
 def test_a_padded_batch_gives_what_the_rows_alone_give():
-  run = make_run(train.make_optimizer("adam", 0.02, 0.1), kds=[(0.7, kl(candidates="full"))])
+  run = make_run(optimizers.make("adam", 0.02, 0.1), kds=[(0.7, kl(candidates="full"))])
   given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
   batch = a_batch(1)
   padded = {k: np.concatenate([v, np.zeros((3, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
@@ -170,7 +170,7 @@ def test_a_padded_batch_gives_what_the_rows_alone_give():
 
 @pytest.mark.parametrize("kd_per", ["interaction", "user"])
 def test_distillation_is_weighed_by_interactions_or_by_users(kd_per):
-  run = make_run(train.make_optimizer("sgd", 0.1, 0.0), kds=[(1.0, kl(candidates="full"))])
+  run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=[(1.0, kl(candidates="full"))])
   teacher, params, batch = tables(9, 4), tables(6), a_batch(1)
   if kd_per == "user":
     batch["kd_users_weight"] = np.minimum(batch["kd_users_weight"], 1)
@@ -191,7 +191,7 @@ def test_the_update_is_of_base_plus_weighted_methods():
   given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
   moves = []
   for chosen in ([], kds[:1], kds[1:], kds):
-    run = make_run(train.make_optimizer("sgd", 0.1, 0.0), kds=chosen)
+    run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=chosen)
     moves.append(run_steps(run, start(run, tables(7)), 1, given)[0])
   for k in ("user", "item"):
     base, first, second, both = (np.asarray(m[k], np.float64) for m in moves)
@@ -212,7 +212,7 @@ class Same(nn.Module):
 def test_an_adapter_is_initialised_beside_a_method_of_sampled_users_of_items():
   of_items = KD(lambda student, teacher, batch: student.scores[:, 0], rows="items",
                 sample=lambda rng, view: {"items": jnp.zeros(2, jnp.int32)})
-  run = make_run(train.make_optimizer("sgd", 0.1, 0.0),
+  run = make_run(optimizers.make("sgd", 0.1, 0.0),
                  kds=[(1.0, kl(candidates="full")._replace(adapter=Same())), (1.0, of_items)])
   batch = jax.tree.map(jnp.asarray, a_batch(1))
   state = train.init(jax.random.key(0), run, train.Given({train.TEACHER: to_jax(tables(9, 4))}, {}), batch)
@@ -236,7 +236,7 @@ def test_lists_side_by_side_are_separate_applies():
 
 @pytest.mark.parametrize("name", ["jit", "pmap"])
 def test_an_epoch_leaves_the_teacher_as_it_was(name):
-  run = make_run(train.make_optimizer("adam", 0.1, 0.5), kds=[(5.0, kl(candidates="full"))])
+  run = make_run(optimizers.make("adam", 0.1, 0.5), kds=[(5.0, kl(candidates="full"))])
   given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
   before = jax.tree.map(np.array, given.params)
   epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
@@ -247,7 +247,7 @@ def test_an_epoch_leaves_the_teacher_as_it_was(name):
 
 
 def test_an_epoch_is_its_steps():
-  run = make_run(train.make_optimizer("adam", 0.1, 0.0))
+  run = make_run(optimizers.make("adam", 0.1, 0.0))
   epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
   found, losses = train.train_epoch(start(run, tables(5)), NOTHING, {}, epoch, jax.random.key(0), run=run)
   expected, each = run_steps(run, start(run, tables(5)), 2)

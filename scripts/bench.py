@@ -20,7 +20,7 @@ FLAGS = cli.define(
     batch_size=("integer", 2048, "Interactions per step."),
     warmup=("integer", 50, "Epochs before the first timing: ranked lists settle as the student learns."),
     repeats=("integer", 7, "Timings after the warm-up; the median counts."),
-    against=("string", "", "Do the same work in plain PyTorch (torch) or with the library implicit, turn by turn: "
+    against=("string", "", "Do the same work in plain PyTorch (torch) or with implicit or recbole, turn by turn: "
              "pip install -e \".[bench]\"."),
     side=("string", "", "Be the one side of this name, as --against starts it: work when asked on standard input."),
     out=("string", None, "Write the timings to this JSON file."))

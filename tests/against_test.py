@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax import evaluate, ranking, tasks
+from kd_jax import evaluate, ranking, sides, tasks
 from kd_jax.base import Outputs
 from kd_jax.losses.rcekd import rcekd
 from kd_jax.losses.rrd import rrd
@@ -115,3 +115,43 @@ def test_negatives_are_the_nth_absent(dataset):
   own = ranking.nth_absent(seen, users, (uniform * np.asarray(ranking.num_absent(seen, users, 90))).astype(np.int32))
   other = against.draw_unseen(against.seen_of(*dataset.train[:2], 70, 90), *map(torch.from_numpy, (users, uniform)))
   np.testing.assert_array_equal(own, other.numpy())
+
+
+@pytest.fixture(scope="module")
+def recbole():
+  return pytest.importorskip("kd_jax.against.recbole")
+
+
+def test_recbole_ranks_as_we_do(dataset, tables, recbole):
+  trainer, train, validation = recbole.prepare(dataset, 6, 32, metric_decimal_place=9)
+  embeddings = trainer.model.user_embedding, trainer.model.item_embedding
+  for field, table, embedding in zip(("user_id", "item_id"), tables, embeddings, strict=True):
+    ids = train._dataset.token2id(field, np.arange(len(table)).astype(str))
+    assert sorted(ids) == list(range(1, len(table) + 1)) and len(embedding.weight) == len(table) + 1  # 0 is padding
+    embedding.weight.data[ids] = torch.from_numpy(table)
+  found = trainer.evaluate(validation, load_best_model=False)
+  variables = {"params": {"user": tables[0], "item": tables[1]}}
+  users, own = evaluate.measure(mf(70, 90, 6), variables, evaluate.layout(dataset, "validation"), (5, 10, 20, 50))
+  assert len(users) == len(validation.uid_list) and len(found) == 24
+  for name, value in found.items():
+    assert value == pytest.approx(own[name].mean(), abs=1e-8), name
+
+
+def test_recbole_trains_on_the_same_interactions(dataset, recbole):
+  _, train, _ = recbole.prepare(dataset, 6, 32)
+  to_own = lambda field, ids: train._dataset.id2token(field, ids.numpy()).astype(int)
+  batches = [(to_own("user_id", b["user_id"]), *(to_own("item_id", b[k]) for k in ("item_id", "neg_item_id")))
+             for b in train]
+  assert {len(users) for users, *_ in batches[:-1]} == {32}
+  users, items, negatives = map(np.concatenate, zip(*batches, strict=True))
+  seen = set(zip(*(x.tolist() for x in dataset.train[:2]), strict=True))
+  assert len(users) == len(seen) and set(zip(users.tolist(), items.tolist(), strict=True)) == seen
+  assert not seen & set(zip(users.tolist(), negatives.tolist(), strict=True))
+
+
+def test_recbole_works(dataset, recbole, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  works = recbole.works(dataset, sides.Settings("mf(dim=6)", "mf()", (), 32, 1))
+  assert list(works) == ["evaluation", "epoch plain"]
+  assert all(prepare()()["seconds"] > 0 for prepare in works.values())
+  assert not list(tmp_path.iterdir())  # where RecBole would write logs and checkpoints

@@ -49,7 +49,7 @@ def test_the_worked_example_works(tmp_path, real_data):
 
 def test_processes_and_split_tables_are_what_the_page_on_scale_says(tmp_path, real_data):
   commands, run = follow(ROOT / "docs/scale.md", tmp_path, real_data)
-  assert len(commands) == 3
+  assert len(commands) == 4
   for command in commands:
     assert run(command).count("validation") == 1  # the first process prints
   for name in ("two", "split"):

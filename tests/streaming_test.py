@@ -15,7 +15,7 @@ from kd_jax.base import InputError
 from kd_jax.data import streams
 
 DATA = "synthetic(users=300, items=240, interactions_per_user=16, split_seed=2)"
-MEMORY = 80_000 / 1e9  # for 800 of 3,600 training interactions
+MEMORY = 128_000 / 1e9  # for 800 of 3,600 training interactions
 FLAGS = (f"--data={DATA}", "--model=mf(dim=4)", "--epochs=3", "--batch_size=128", "--learning_rate=0.02")
 KD = "--kd=0.1*rrd(k=5, uninteresting=5, depth=30) + 0.01*fitnet()"
 
@@ -154,11 +154,11 @@ def test_runs_at_once_are_refused(flags, tmp_path):
 def test_a_damaged_stream_is_refused(both, tmp_path):
   folder = tmp_path / "train"
   streams.write(folder, lambda: iter([{"users": np.array([1, 0, 1]), "items": np.array([2, 3, 4])}]), 2)
-  stream = streams.read({"train": folder}, 200.0)
+  stream = streams.read({"train": folder}, 2.0 * streams.BYTES)
   assert stream.starts["train"].tolist() == [0, 1, 3] and stream.parts == 2
   (folder / "items.int32").write_bytes(b"\0" * 12)
   with pytest.raises(InputError, match=r"items\.int32"):
-    streams.read({"train": folder}, 200.0)
+    streams.read({"train": folder}, 2.0 * streams.BYTES)
 
 
 def test_devices_share_the_parts(script, tmp_path):

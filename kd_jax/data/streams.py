@@ -10,7 +10,7 @@ import numpy as np
 from kd_jax import artifacts
 from kd_jax.base import Dataset, InputError, Interactions
 
-BYTES = 100  # of memory for each interaction of a part, when an epoch draws its batches: docs/scale.md adds them up
+BYTES = 160  # of memory for each interaction of a part, when an epoch draws its batches: docs/scale.md adds them up
 _KIND = "interactions by user"
 _ITEMS, _STARTS = "items.int32", "starts.npy"
 

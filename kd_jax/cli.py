@@ -51,7 +51,8 @@ TRAIN = dict(
     patience=("integer", 30, "Validations without improvement before training stops; 0: never stop early."),
     monitor=("string", "", "Validation metric that chooses the best epoch; of several with commas the first one "
              "chooses, and training stops when none improves. epoch: the last epoch. hit@10(sampled 499): among so "
-             "many unseen items. Empty: ndcg@10; for labelled data map, or auc if there is one label."),
+             "many unseen items; where all are such, only these are ranked. Empty: ndcg@10; for labelled data map, or "
+             "auc if there is one label."),
     log_test=("boolean", False, "Also evaluate on the test split at every validation, for curves to compare with "
               "published ones; nothing is chosen by them."),
     mask_validation=("boolean", False, "With --log_test, leave validation items out of the test candidates."),

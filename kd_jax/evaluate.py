@@ -24,7 +24,7 @@ _CONTEXTS = 1024  # contexts scored at a time
 class Evaluation(NamedTuple):
   """What one split needs, laid out once: see `ranking.held_out`."""
 
-  layout: ranking.HeldOut
+  layout: ranking.HeldOut | None  # None: not ranked among all items
   where: np.ndarray  # [M, 2]
   groups: dict[str, np.ndarray]  # {name: [M] bool}, held-out items that are also counted alone
   held: Interactions  # [M]
@@ -40,10 +40,10 @@ class Labelled(NamedTuple):
 
 
 def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled: int = 0,
-           sampled_seed: int = 0) -> Evaluation | Labelled:
+           sampled_seed: int = 0, only_sampled: bool = False) -> Evaluation | Labelled:
   """Lays out a split, "validation" or "test". Training items never compete; validation's may be left out.
 
-  With `sampled`, each held-out item is also ranked among that many that its user has in no split.
+  With `sampled`, each held-out item is also ranked among that many that its user has in no split, or among them alone.
   """
   held = getattr(dataset, split)
   if dataset.contexts is not None:
@@ -51,9 +51,11 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled:
     grouped = features is not None and _GROUP in features.fields
     groups = features.categories[contexts, features.fields.index(_GROUP)] if grouped else None
     return Labelled(contexts, label_matrix(dataset, split)[contexts], groups)
+  candidates = sampled_candidates(dataset, held, sampled, sampled_seed) if sampled else None
+  if only_sampled:
+    return Evaluation(None, np.zeros((0, 2), np.int64), {}, held, candidates)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
   held_out, where = ranking.held_out(held, masked, dataset.num_items)
-  candidates = sampled_candidates(dataset, held, sampled, sampled_seed) if sampled else None
   return Evaluation(jax.tree.map(jnp.asarray, held_out), where, _groups(dataset, held.items), held,
                     candidates)
 
@@ -130,6 +132,8 @@ def measure(module: nn.Module, variables: dict, evaluation: Evaluation | Labelle
   Metrics of labelled data are of all contexts together: one number each, [].
   """
   if isinstance(evaluation, Evaluation):
+    if evaluation.layout is None:
+      return sampled_ranking(module, variables, evaluation.held, evaluation.sampled, cutoffs)
     return full_ranking(module, variables, evaluation, cutoffs)
   scores = _scores(module, variables, evaluation.contexts)
   if not np.isfinite(scores).all():

@@ -133,7 +133,8 @@ def _fit(values, ready) -> None:
   """A baseline in closed form: no epochs."""
   start = time.perf_counter()
   params = {train.STUDENT: dict(ready.run.networks)[train.STUDENT].fit(ready.dataset)}
-  layout = evaluate.layout(ready.dataset, "validation", sampled=monitoring.needs(ready.monitor)[1])
+  _, sampled, only = monitoring.needs(ready.monitor)
+  layout = evaluate.layout(ready.dataset, "validation", sampled=sampled, only_sampled=only)
   position = Position(seconds=time.perf_counter() - start)
   position, _ = monitoring.compare(ready.monitor, position, _validate(ready, layout, {"networks": params}))
   processes.by_first(checkpoint.save, values.workdir, 0, {}, params, position._asdict())
@@ -165,11 +166,11 @@ def _begin(values, ready, sources) -> Training:
       state = state._replace(params=state.params | {"networks": state.params["networks"] | {train.STUDENT: own}})
     best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
   processes.by_first(runs.truncate_metrics, values.workdir, position.epoch)
-  sampled = monitoring.needs(ready.monitor)[1]
+  _, sampled, only = monitoring.needs(ready.monitor)  # the full ranking takes three times as long as the sampled one
   layout = functools.partial(streaming.Protocol if ready.dataset.stream else evaluate.layout, ready.dataset)
-  layouts = {"validation": layout("validation", sampled=sampled)}
+  layouts = {"validation": layout("validation", sampled=sampled, only_sampled=only)}
   if values.log_test:
-    layouts["test"] = layout("test", values.mask_validation, sampled)
+    layouts["test"] = layout("test", values.mask_validation, sampled, only_sampled=only)
   draw = drawing.of_run(values, ready, sources, jax.random.fold_in(root, 1))
   return Training(values, ready, draw, layouts, parallel.place(state, ready.run), best, position)
 

@@ -20,8 +20,11 @@ def names(monitor: str) -> tuple[str, ...]:
   return tuple(name.strip() for name in monitor.split(","))
 
 
-def needs(monitor: str) -> tuple[tuple[int, ...], int]:
-  """(cut-offs to evaluate, the usual ones too; candidates of the sampled protocol or 0). Raises InputError."""
+def needs(monitor: str) -> tuple[tuple[int, ...], int, bool]:
+  """(cut-offs to evaluate, the usual ones too; candidates of the sampled protocol or 0; is it all that is asked for?)
+
+  Raises InputError.
+  """
   try:
     ranked = [] if monitor in ("", LAST) else [name for name in names(monitor) if name not in _OF_LABELS]
     found = [metrics.parse(name) for name in ranked]
@@ -30,7 +33,8 @@ def needs(monitor: str) -> tuple[tuple[int, ...], int]:
   sampled = {n for _, _, n in found if n}
   if len(sampled) > 1:
     raise InputError(f"--monitor={monitor}: one number of sampled items, not {sorted(sampled)}")
-  return tuple(sorted({*evaluate.CUTOFFS, *(k for _, k, _ in found)})), max(sampled, default=0)
+  only = bool(found) and all(n for _, _, n in found)
+  return tuple(sorted({*evaluate.CUTOFFS, *(k for _, k, _ in found)})), max(sampled, default=0), only
 
 
 def compare(monitor: str, position: Any, validation: dict[str, float]) -> tuple[Any, bool]:

@@ -115,6 +115,7 @@ class Protocol(NamedTuple):
   mask_validation: bool = False
   sampled: int = 0
   sampled_seed: int = 0
+  only_sampled: bool = False
 
 
 def measure(module: WindowedNetwork, params: dict, protocol: Protocol,

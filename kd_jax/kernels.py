@@ -135,7 +135,8 @@ def _adam(dataset, student, batch_size) -> Kernel:
 def _ranks(dataset, student) -> Kernel:
   module, variables = student
   layout = evaluate.layout(dataset, "validation").layout
-  count, blocks = layout.blocks.users.shape[1] * dataset.num_items, len(layout.blocks.users)
+  users = layout.blocks.users
+  count, blocks = users.shape[-1] * dataset.num_items, users.size // users.shape[-1]
   operations = 2 * blocks * count * variables["params"]["item"].shape[1]
   return Kernel(lambda: ranking.network_ranks(module, variables, layout), operations,
                 _FLOAT * count * (blocks + len(layout.items)), _FLOAT * count)

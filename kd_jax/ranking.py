@@ -17,7 +17,8 @@ from kd_jax.base import Array, Dataset, Interactions, Ranked
 from kd_jax.top_k import top_k, top_k_and_tail, top_k_near
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
-_HELD_OUT_BLOCK = 32  # fewer where every held-out item reads them again
+_HELD_OUT_BLOCK = 4  # fewer where every held-out item reads them again: these fit in one core's cache
+_SCORED = 8  # such blocks scored at a time, since products of matrices with few rows are slow
 _MOST_PARTS = 8  # more threads than this wait for memory
 
 
@@ -186,11 +187,11 @@ def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
 
 
 class HeldOut(NamedTuple):
-  """Held-out items laid out for `network_ranks`: users by falling number of items, in blocks."""
+  """Held-out items laid out for `network_ranks`: users by falling number of items, in groups of blocks."""
 
-  blocks: Blocks
-  counts: Array  # [blocks] int32, the most items of a user of the block
-  starts: Array  # [blocks] int32, the block's first line of `items`
+  blocks: Blocks  # of arrays [groups, _SCORED, ...]
+  counts: Array  # [groups, _SCORED] int32, the most items of a user of the block
+  starts: Array  # [groups, _SCORED] int32, the block's first line of `items`
   items: Array  # [lines, b] int32, one item of each user of the block; -1 is padding
 
 
@@ -213,7 +214,9 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
   items = np.full((most.sum(), size), -1, np.int32)
   items[where[:, 0], where[:, 1]] = held.items
   masked_users, masked_items = (np.concatenate([getattr(m, k) for m in masked]) for k in ("users", "items"))
-  return HeldOut(_blocks(masked_users, masked_items, users[falling], num_items, size), most, starts, items), where
+  blocks, padding = _blocks(masked_users, masked_items, users[falling], num_items, size), -len(most) % _SCORED
+  together = lambda x: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, _SCORED, *x.shape[1:])
+  return HeldOut(*jax.tree.map(together, (blocks, most, starts)), items), where
 
 
 def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarray:
@@ -230,10 +233,14 @@ def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarr
 def _ranks(module, variables, held_items, blocks, counts, starts):
   score = scorer(module, variables)
 
+  def group(lines, x):
+    users = x[0].users  # [_SCORED, b]
+    scores = score(users.reshape(-1)).reshape(*users.shape, -1)
+    return jax.lax.scan(block, lines, (scores, *x))[0], None
+
   def block(lines, x):
-    (users, rows, columns), count, start = x
-    scores = score(users)  # [b, I]
-    bad = ~jnp.isfinite(jnp.max(scores, axis=1) - jnp.min(scores, axis=1))
+    scores, (_, rows, columns), count, start = x  # [b, I]
+    bad = jnp.sum(0 * scores, axis=1) != 0  # not a number where one is not finite
     scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
     index = jnp.arange(scores.shape[1])
 
@@ -246,4 +253,4 @@ def _ranks(module, variables, held_items, blocks, counts, starts):
 
     return jax.lax.fori_loop(0, count, line, lines), None
 
-  return jax.lax.scan(block, jnp.full(held_items.shape, -1, jnp.int32), (blocks, counts, starts))[0]
+  return jax.lax.scan(group, jnp.full(held_items.shape, -1, jnp.int32), (blocks, counts, starts))[0]

@@ -27,6 +27,10 @@ FLAGS = cli.define(
 
 
 def main(values):
+  if values.kernels:
+    for name in ("against", "methods", "kds"):
+      if values[name].present:
+        raise cli.InputError(f"--{name}: --kernels times kernels alone, of kd_jax alone")
   kds = [kd.strip() for kd in values.kds.split(";") if kd.strip()]
   if values.methods:
     methods = {f"{name}()": cli.lookup.build("losses", cli.lookup.Call(name)) for name in cli.lookup.names("losses")}

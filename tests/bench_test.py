@@ -14,6 +14,14 @@ def test_an_unknown_method_is_refused_before_anything_is_timed(script):
   assert done.returncode == 2 and "nonsense" in done.stderr and not done.stdout
 
 
+@pytest.mark.short
+@pytest.mark.parametrize("beside", ["--against=torch", "--methods", "--kds=kl()"])
+def test_kernels_are_timed_alone(script, beside):
+  done = script("bench", *SMALL, "--kernels", beside)
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
+  assert beside.partition("=")[0] in done.stderr and "--kernels" in done.stderr
+
+
 def test_a_side_that_fails_says_why_in_one_line(script):
   done = script("bench", *SMALL, "--data=synthetic(users=-1)")
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and "positive integers" in done.stderr

@@ -87,7 +87,9 @@ def place(tree: Any, run: train.Run) -> Any:
 
 
 def check(batch_size: int, parallel: str = "jit", split: bool = False) -> None:
-  """Raises InputError if a batch cannot be split over the devices, or tables cannot be."""
+  """Raises InputError if a batch cannot be split over the devices, or tables cannot be, or not so."""
+  if parallel != "jit" and jax.process_count() > 1:
+    raise InputError(f"--parallel={parallel}: several processes train with --parallel=jit")
   if split and parallel != "jit":
     raise InputError(f"--parallel={parallel}: --shard_tables needs --parallel=jit")
   if split and jax.process_count() > 1:

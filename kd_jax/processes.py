@@ -108,8 +108,6 @@ def _arguments(values) -> dict | None:
     if count is not None or number is not None:
       raise InputError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
     return None
-  if values.parallel != "jit":
-    raise InputError(f"--parallel={values.parallel}: several processes train with --parallel=jit")
   if address == "auto":
     return {}
   if not re.fullmatch(r".+:\d+", address) or count is None or number is None or number >= count:

@@ -117,5 +117,20 @@ def test_a_batch_that_does_not_divide_is_refused(devices, monkeypatch):
     parallel.compile_epoch.__wrapped__(None, "jit", 10)
 
 
+@pytest.mark.parametrize("own", [("--parallel=pmap",), ("--sweep=parallel=pmap",)])
+def test_several_processes_train_with_jit_alone(own, small, monkeypatch, tmp_path):
+  import jax
+
+  from kd_jax import assembly, cli, sweep
+  from kd_jax.base import InputError
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  values = cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""), seeds=("integer", 1, ""),
+                                sweep=("string", "", "")), [*small, *own, f"--workdir={tmp_path}/run"])
+  [(_, [point])] = sweep.points(values)
+  with pytest.raises(InputError, match="--parallel=pmap: several processes train with --parallel=jit"):
+    assembly.setup(point)
+
+
 if __name__ == "__main__":
   compare(sys.argv[1:])

@@ -81,8 +81,7 @@ def test_one_of_two_is_killed_and_the_other_ends_and_both_go_on(small, teacher, 
 @pytest.mark.parametrize(("wrong", "said"), [
     (["--num_processes=2"], "need --coordinator"),
     (["--coordinator=here", "--num_processes=2", "--process_id=0"], "HOST:PORT"),
-    (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "0..N-1"),
-    (["--coordinator=a:1", "--num_processes=2", "--process_id=0", "--parallel=pmap"], "--parallel=jit")])
+    (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "0..N-1")])
 def test_what_does_not_fit_together_is_refused(wrong, said, small, flags, tmp_path):
   from kd_jax import processes
   from kd_jax.base import InputError

@@ -214,7 +214,7 @@ def _train(trainings: list[Training]) -> dict[str, InputError]:
           _finish(x.values, x.ready, x.position)
       trainings = [x for x in trainings if not _done(x)]
       if asked and trainings and not unsaved:
-        raise KeyboardInterrupt
+        raise stopping.Agreed
   return failed
 
 

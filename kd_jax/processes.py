@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,19 +23,21 @@ import numpy as np
 from absl import flags
 from jax.experimental import multihost_utils
 
+from kd_jax import stopping
 from kd_jax.base import InputError
 
 _SECONDS = 30  # without a sign of life of a process before JAX aborts the others
 _MOMENT = 2  # seconds in which a process hears that another one has ended
 _ENDING = threading.Lock()
+_DONE = b"."
 
 
 @contextlib.contextmanager
 def joined(values: flags.FlagValues) -> Iterator[None]:
   """Together with the other processes, if --coordinator is given; to be entered before JAX computes anything.
 
-  When one of them ends too early, this one ends with one line and a status that is not 0. Raises InputError for flags
-  that do not fit.
+  When one of them ends too early, all end with the line and the status of that one. Raises InputError for flags that
+  do not fit.
   """
   arguments = _arguments(values)
   if arguments is None:
@@ -50,14 +54,16 @@ def joined(values: flags.FlagValues) -> Iterator[None]:
     try:
       yield
       _part(others)
-    except InputError as error:
-      _end(others, str(error), 2)
-    except KeyboardInterrupt:  # all have agreed on it
+    except stopping.Agreed:
       _part(others)
       raise
-    except Exception:
-      time.sleep(_MOMENT)  # if another one was lost, `_watch` now says so
-      raise
+    except InputError as error:
+      _end(others, _named(error), 2)
+    except KeyboardInterrupt:  # of this process alone, as a second signal is
+      _end(others, _named("interrupted; start the same commands again to go on"), 130)
+    except Exception as error:
+      time.sleep(_MOMENT)  # if it follows from the loss of another one, `_watch` says so and ends this process
+      _end(others, _named(repr(error)), 1, traceback.format_exc().rstrip())
 
 
 def _connect(arguments) -> list[socket.socket]:
@@ -67,35 +73,84 @@ def _connect(arguments) -> list[socket.socket]:
   """
   if "coordinator_address" not in arguments:
     return []
-  server = socket.create_server(("", 0)) if is_first() else None
-  port = int(multihost_utils.broadcast_one_to_all(np.int32(server.getsockname()[1] if server else 0)))
-  if server is None:
-    return [socket.create_connection((arguments["coordinator_address"].rpartition(":")[0], port))]
-  with server:
-    return [server.accept()[0] for _ in range(jax.process_count() - 1)]
+  server = _listen() if is_first() else None
+  own = [server.getsockname()[1] if server else 0, *np.frombuffer(secrets.token_bytes(16), np.int32)]
+  port, *token = multihost_utils.broadcast_one_to_all(np.array(own, np.int32)).tolist()
+  try:
+    if server is not None:
+      with server:
+        return _accept(server, token)
+    host = arguments["coordinator_address"].rpartition(":")[0].strip("[]")  # they are written around IPv6
+    one = socket.create_connection((host, port), _SECONDS / 2)
+    one.sendall(_pass(token, jax.process_index()))
+    one.settimeout(None)
+    return [one]
+  except OSError as error:
+    raise InputError(f"--coordinator={arguments['coordinator_address']}: port {port} of it, chosen for this run, does "
+                     f"not connect the processes: {error}") from error
+
+
+def _listen():
+  both = socket.has_dualstack_ipv6()
+  return socket.create_server(("", 0), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+
+
+def _accept(server, token):
+  """A connection of every other process. Anyone may connect; these know the token, which is in this run alone."""
+  expected, found = {_pass(token, number) for number in range(1, jax.process_count())}, []
+  until = time.monotonic() + _SECONDS / 2
+  while expected:
+    server.settimeout(max(until - time.monotonic(), 1e-3))
+    one = server.accept()[0]
+    one.settimeout(_MOMENT)
+    said = b""
+    with contextlib.suppress(OSError):  # silence
+      while len(said) < 20 and (more := one.recv(20 - len(said))):
+        said += more
+    if said in expected:
+      expected.remove(said)
+      one.settimeout(None)
+      found.append(one)
+    else:
+      one.close()
+  return found
+
+
+def _pass(token, number):
+  return np.array([*token, number], np.int32).tobytes()
 
 
 def _watch(one, others):
-  try:
-    said = one.recv(1)
-  except OSError:
-    said = b""
-  if not said:
-    _end(others, "another one has ended; start the same commands again to go on", 1)
+  """Waits for the last word of a process: a dot if all is done, or a status and a line, or nothing if it was killed."""
+  said = b""
+  with contextlib.suppress(OSError):
+    while said != _DONE and (more := one.recv(4096)):
+      said += more
+  if said == _DONE:
+    return
+  status, _, line = said.decode(errors="replace").partition(" ")
+  lost = _named("another one has ended; start the same commands again to go on")
+  _end(others, line or lost, int(status) if line else 1)
 
 
 def _part(others):
   for one in others:
-    one.sendall(b".")
+    with contextlib.suppress(OSError):  # it was lost: `_watch` says so
+      one.sendall(_DONE)
 
 
-def _end(others, line, status):
-  """Ends this process now: an orderly end would wait for those that are lost."""
+def _named(line):
+  return f"process {jax.process_index()} of {jax.process_count()}: {line}"
+
+
+def _end(others, line, status, shown=None):
+  """Ends this process now, and the others with its line: an orderly end would wait for those that are lost."""
   _ENDING.acquire()  # and never given back: a process ends once
-  print(f"process {jax.process_index()} of {jax.process_count()}: {line}", file=sys.stderr, flush=True)
+  print(shown or line, file=sys.stderr, flush=True)
   for one in others:
     with contextlib.suppress(OSError):
-      one.shutdown(socket.SHUT_RDWR)
+      one.sendall(f"{status} {line}".encode())
+      one.shutdown(socket.SHUT_WR)  # what the other one says at the same time may still come
   if is_first():
     time.sleep(_MOMENT)  # JAX aborts the others, with a stack trace, when the first is gone
   os._exit(status)

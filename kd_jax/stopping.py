@@ -6,6 +6,10 @@ import contextlib
 import signal
 
 
+class Agreed(KeyboardInterrupt):
+  """The run was asked to stop, and has saved; of several processes all know it."""
+
+
 @contextlib.contextmanager
 def on_signal():
   """Yields a list that SIGTERM or SIGINT fills: the run then saves and ends. A second one ends it at once."""

@@ -49,7 +49,10 @@ def test_the_worked_example_works(tmp_path, real_data):
 
 def test_processes_and_split_tables_are_what_the_page_on_scale_says(tmp_path, real_data):
   commands, run = follow(ROOT / "docs/scale.md", tmp_path, real_data)
-  assert len(commands) == 4
+  assert len(commands) == 4 and "127.0.0.1:7654" in commands[0] and commands[0].endswith("& done; wait)")
+  # At a port that is free here; the shell's `wait` alone would hide that a process failed.
+  commands[0] = commands[0].replace("127.0.0.1:7654", f"127.0.0.1:{processes_test.free_port()}").replace(
+      "& done; wait)", '& pids="$pids $!"; done; for pid in $pids; do wait $pid || exit; done)')
   for command in commands:
     assert run(command).count("validation") == 1  # the first process prints
   for name in ("two", "split"):

@@ -1,16 +1,20 @@
-"""Two processes give one's numbers; when one is killed the other ends, and both together go on. Plain: docs_test.py."""
+"""Two processes give one's numbers, end together however one ends, and go on together. Plain: docs_test.py."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
+import jax
 import numpy as np
 import pytest
 import resume_test
 
-from kd_jax import checkpoint, runs
+from kd_jax import checkpoint, processes, runs
+from kd_jax.base import InputError
 
 RRD = "--kd=rrd(k=5, uninteresting=5, depth=30)"
 
@@ -19,23 +23,22 @@ def devices(number):
   return os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={number}"}
 
 
-def start_both(arguments, save_seconds=0):
-  """Two processes of two devices each, with a checkpoint after every epoch."""
+def free_port():
   with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
-    address = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-  command = [sys.executable, "-c", resume_test.DRIVER, str(save_seconds), str(resume_test.TRAIN), *arguments, address]
-  return [subprocess.Popen([*command, "--num_processes=2", f"--process_id={i}"], stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, text=True, env=devices(2)) for i in range(2)]
+    return free.getsockname()[1]
 
 
 @pytest.fixture
 def both():
-  """Starts two processes; none is left behind."""
+  """both(arguments) starts two processes of two devices each, with a checkpoint after every epoch; none is left."""
   started = []
 
-  def start(arguments):
-    started.extend(start_both(arguments))
+  def start(arguments, code=resume_test.DRIVER, save_seconds=0, host="127.0.0.1"):
+    command = [sys.executable, "-c", code, str(save_seconds), str(resume_test.TRAIN), *arguments,
+               f"--coordinator={host}:{free_port()}", "--num_processes=2"]
+    started.extend(subprocess.Popen([*command, f"--process_id={i}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                    text=True, env=devices(2)) for i in range(2))
     return started[-2:]
 
   yield start
@@ -44,9 +47,9 @@ def both():
     process.communicate()
 
 
-def finish(processes):
-  said = [process.communicate(timeout=240) for process in processes]
-  assert [process.returncode for process in processes] == [0, 0], said
+def finish(started):
+  said = [process.communicate(timeout=240) for process in started]
+  assert [process.returncode for process in started] == [0, 0], said
   assert "validation" in said[0][0] and "validation" not in said[1][0]
 
 
@@ -78,13 +81,104 @@ def test_one_of_two_is_killed_and_the_other_ends_and_both_go_on(small, teacher, 
   assert_equal_runs(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.usefixtures("teacher")  # its data is prepared: nobody waits for it, and says so
+def test_both_end_with_the_line_of_a_run_that_diverges(small, tmp_path, both):
+  run = tmp_path / "run"
+  started = both([*small, "--optimizer=sgd", "--learning_rate=1e25", f"--workdir={run}"])
+  for process in started:
+    errors = process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and len(errors.splitlines()) == 1 and f": {run}: epoch " in errors, errors
+    assert "a loss is not finite" in errors
+
+
+@pytest.mark.usefixtures("teacher")  # its data is prepared: nobody waits for it, and says so
+def test_one_is_asked_to_stop_and_both_save_and_end(small, tmp_path, both):
+  run = tmp_path / "run"
+  started = both([*small, "--patience=0", "--epochs=100000", f"--workdir={run}"], save_seconds=1000)
+  assert resume_test.wait_until(started[0], lambda: resume_test.lines(run) >= 3), started[0].communicate()[1]
+  started[1].send_signal(signal.SIGTERM)
+  for process in started:
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and errors == "train.py: interrupted; start the same command again to go on\n"
+  assert checkpoint.latest(run) == resume_test.lines(run) >= 3 and not (run / runs.RESULT).exists()
+
+
+# One process ends in the way that --workdir names, while the other one does something else.
+ENDING = """
+import sys, time
+from kd_jax import base, cli, processes
+ending = dict(interrupted=KeyboardInterrupt, refused=base.InputError("what is wrong"), broken=OSError("unforeseen"))
+def main(values):
+  with processes.joined(values):
+    if processes.is_first():
+      time.sleep(60)
+    raise ending[values.workdir]
+sys.argv = sys.argv[2:]
+cli.run(main, "", cli.define(cli.TRAIN, workdir=("string", None, "")))
+"""
+
+
+@pytest.mark.parametrize(("how", "status", "line", "host"), [
+    ("interrupted", 130, "process 1 of 2: interrupted; start the same commands again to go on", "127.0.0.1"),
+    ("refused", 2, "process 1 of 2: what is wrong", "[::1]"),
+    ("broken", 1, "process 1 of 2: OSError('unforeseen')", "127.0.0.1")])
+def test_both_end_as_one_of_them_does(how, status, line, host, both):
+  if "::" in host and not socket.has_dualstack_ipv6():
+    pytest.skip("no IPv6 here")
+  first, second = both([f"--workdir={how}"], ENDING, host=host)
+  for process in (first, second):
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == status, errors
+    if how == "broken" and process is second:
+      assert errors.rstrip().endswith("OSError: unforeseen"), errors
+    else:
+      assert errors == line + "\n"
+
+
+def test_strangers_are_sent_away(monkeypatch):
+  """One is silent, one knows no token, one comes twice; then nobody comes any more."""
+  monkeypatch.setattr(jax, "process_count", lambda: 3)
+  monkeypatch.setattr(processes, "_MOMENT", 0.05)
+  token = [1, 2, 3, 4]
+  with processes._listen() as server:
+    port, opened = server.getsockname()[1], []
+    for said in (b"", b"GET / HTTP/1.1 and more", processes._pass(token, 1), processes._pass(token, 1),
+                 processes._pass(token, 2)):
+      opened.append(socket.create_connection(("127.0.0.1", port)))
+      opened[-1].sendall(said)
+    found = processes._accept(server, token)
+    assert [one.getpeername()[1] for one in found] == [opened[n].getsockname()[1] for n in (2, 4)]
+    monkeypatch.setattr(processes, "_SECONDS", 0.1)
+    with pytest.raises(TimeoutError):
+      processes._accept(server, token)
+  for one in (*opened, *found):
+    one.close()
+
+
+def test_a_process_does_not_show_an_error_beside_the_line_of_another_one(monkeypatch, capsys):
+  """Both waits are of two seconds; the one that `_watch` ends must not go on."""
+  monkeypatch.setattr(processes, "_ENDING", threading.Lock())
+  monkeypatch.setattr(processes, "_MOMENT", 0.05)
+  monkeypatch.setattr(processes, "_arguments", lambda values: {"coordinator_address": "", "process_id": 0})
+  monkeypatch.setattr(jax.distributed, "initialize", lambda **options: None)
+  here, there = socket.socketpair()
+  monkeypatch.setattr(processes, "_connect", lambda arguments: [here])
+  monkeypatch.setattr(os, "_exit", lambda status: threading.Event().wait())  # on its way to the end
+
+  def fail():
+    with processes.joined(None):
+      there.close()
+      raise OSError("what follows from the loss")
+
+  threading.Thread(target=fail, daemon=True).start()
+  time.sleep(0.5)
+  assert capsys.readouterr().err == "process 0 of 1: another one has ended; start the same commands again to go on\n"
+
+
 @pytest.mark.parametrize(("wrong", "said"), [
     (["--num_processes=2"], "need --coordinator"),
     (["--coordinator=here", "--num_processes=2", "--process_id=0"], "HOST:PORT"),
     (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "0..N-1")])
 def test_what_does_not_fit_together_is_refused(wrong, said, small, flags, tmp_path):
-  from kd_jax import processes
-  from kd_jax.base import InputError
-
   with pytest.raises(InputError, match=said), processes.joined(flags(*small, *wrong, f"--workdir={tmp_path}/run")):
     pass

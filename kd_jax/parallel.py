@@ -64,7 +64,7 @@ def _split(epoch):
 
   @functools.partial(jax.jit, donate_argnums=0)
   def compiled(*arguments):
-    state, losses = epoch(*arguments)
+    state, losses = epoch(*arguments, whole=lambda tree: jax.lax.with_sharding_constraint(tree, over_mesh()))
     return jax.lax.with_sharding_constraint(state, sharding.by_rows(state)), losses
 
   return lambda state, given, targets, batches, rng: compiled(

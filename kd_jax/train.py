@@ -73,8 +73,7 @@ def edges(run: Run) -> Iterator[Edge]:
 
 def variables(given: Given, params: dict, name: str) -> dict:
   """The Flax variables of a network."""
-  networks = given.params | params["networks"]
-  return {"params": networks[name], "constants": given.constants.get(name, {})}
+  return {"params": (given.params | params["networks"])[name], "constants": given.constants.get(name, {})}
 
 
 def init(rng: Array, run: Run, given: Given, batch: Batch) -> TrainState:
@@ -95,8 +94,7 @@ def init(rng: Array, run: Run, given: Given, batch: Batch) -> TrainState:
 
 def _init(module, rng, constants, batch):
   """Parameters of a module whose other collections are given."""
-  _, variables = module.apply(constants, batch, rngs={"params": rng}, mutable=["params"])
-  return variables.get("params", {})
+  return module.apply(constants, batch, rngs={"params": rng}, mutable=["params"])[1].get("params", {})
 
 
 _CONTEXT = ("users", "items", "position", "place")  # fields of a batch that networks read
@@ -211,27 +209,27 @@ def edge_outputs(run: Run, given: Given, params: dict, edge: Edge, batch: Batch)
   return next(heard[e.key] for e in edges(alone) if (e.learner, e.teachers) == (edge.learner, edge.teachers))
 
 
-def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None):
+def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None, whole=lambda tree: tree):
   """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
   batch, dropout = _labelled(batch, given.labels), jax.random.fold_in(rng, 1_000_000)
   dropout = dropout if axis_name is None else jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
   base, heard = _outputs(run, given, params, batch, targets, epoch, dropout)
   terms = {}
   for j, edge in enumerate(edges(run)):
-    student, teacher, target = heard[edge.key]
+    # Methods on representations have loops of lengths that data decide: devices are not to talk there.
+    on_all = whole if edge.kd.rows == "entities" else lambda tree: tree
+    student, teacher, target = on_all(heard[edge.key])
     if edge.kd.adapter is not None:
-      student = edge.kd.adapter.apply({"params": params["adapters"][edge.key]}, student, teacher, target,
-                                      rngs={"noise": jax.random.fold_in(rng, j)})
-    if edge.kd.in_batch and axis_name is not None:
-      loss = _loss_of_whole_batch(edge, student, teacher, target, axis_name)
-    else:
-      loss = edge.kd.loss(student, teacher, target)
-    terms[edge.key] = loss, target["weight"]
+      own, rngs = on_all(params["adapters"][edge.key]), {"noise": jax.random.fold_in(rng, j)}
+      student = on_all(edge.kd.adapter.apply({"params": own}, student, teacher, target, rngs=rngs))
+    terms[edge.key] = on_all(_loss(edge, student, teacher, target, axis_name)), target["weight"]
   return sum(run.loss(base[name], batch) for name in run.learners), terms
 
 
-def _loss_of_whole_batch(edge, student, teacher, target, axis_name):
-  """The losses of this device's rows, compared with the rows of all devices."""
+def _loss(edge, student, teacher, target, axis_name):
+  """The losses of this device's rows, compared with the rows of all devices if a method compares rows."""
+  if axis_name is None or not edge.kd.in_batch:
+    return edge.kd.loss(student, teacher, target)
   gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True) if jnp.ndim(x) else x
   loss = edge.kd.loss(*jax.tree.map(gather, (student, teacher, target)))
   rows = target["weight"].shape[0]
@@ -239,13 +237,14 @@ def _loss_of_whole_batch(edge, student, teacher, target, axis_name):
 
 
 def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: Run, axis_name=None,
-               shaped=lambda params: params):  # of the state's parameters those that networks read
+               shaped=lambda params: params,  # of the state's parameters those that networks read
+               whole=lambda tree: tree):  # on every device, where tables are split
   """One optimiser step; (state, mean losses). The only reduction over examples in the code base."""
   weight_of = {e.key: e.weight(epoch) if callable(e.weight) else e.weight for e in edges(run)}
 
   def total(params):
     base, terms = per_example_loss(shaped(params), given, batch, targets, jax.random.fold_in(rng, state.step), epoch,
-                                   run=run, axis_name=axis_name)
+                                   run=run, axis_name=axis_name, whole=whole)
     sums = {"base": jnp.sum(batch["weight"] * base)}
     sums |= {key: jnp.sum(weight * loss) for key, (loss, weight) in terms.items()}
     return sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), sums
@@ -262,15 +261,15 @@ def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: R
   return state, {k: v / size for k, v in sums.items()}
 
 
-def train_epoch(state: TrainState, given, targets, batches: Batch, rng, *, run: Run, axis_name=None):
-  """Scans `train_step` over batches [S, B, ...]; (state, {loss: mean over steps}).
+def train_epoch(state: TrainState, given, targets, batches: Batch, rng, *, run: Run, **options):
+  """Scans `train_step` with `options` over batches [S, B, ...]; (state, {loss: mean over steps}).
 
   Arrays are flat between steps: there XLA updates 16 numbers at a time, however wide a row; three times as fast.
   """
   epoch = state.step // (batches["weight"].shape[0] * run.parts)  # from 0; every epoch has as many steps
   like = lambda flat, tree: jax.tree.map(lambda x, y: x.reshape(y.shape), flat, tree)
   shaped = lambda params: like(params, state.params)
-  step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, axis_name=axis_name, shaped=shaped)
+  step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, shaped=shaped, **options)
   flat, losses = jax.lax.scan(step, jax.tree.map(lambda x: x.reshape(-1) if jnp.ndim(x) else x, state), batches)
   return like(flat, state), jax.tree.map(jnp.mean, losses)
 

@@ -11,6 +11,7 @@ from parallel_test import CLOSE
 
 DEVICES, USERS, ITEMS, BATCH, DIM = 4, 3002, 2001, 64, 8  # devices do not divide the rows
 MODELS = ("mf", "lightgcn")
+COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 
 
 def virtual(devices):
@@ -80,10 +81,58 @@ def measure(run, given, state, targets, drawn):
 
 def collectives(compiled):
   """How many numbers each collective of a compiled program returns."""
-  names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
-  returned = re.findall(rf"= (.*?) (?:{names})(?:-start)?\(", compiled.as_text())
+  returned = re.findall(rf"= (.*?) (?:{COLLECTIVES})(?:-start)?\(", compiled.as_text())
   shapes = [shape for result in returned for shape in re.findall(r"\[([\d,]+)\]", result)]
   return [int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes]
+
+
+def test_devices_do_not_talk_in_loops_of_methods():
+  """There two could wait for each other in one place and two in another, for ever."""
+  done = subprocess.run([sys.executable, __file__, "de", "htd", "freqd"], env=virtual(DEVICES), capture_output=True,
+                        text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
+  of_step, of_loops = json.loads(done.stdout)
+  assert of_step > 0 and len(of_loops) > 10 and not any(of_loops), (of_step, of_loops)
+
+
+def count_in_loops(names):
+  """Prints how many collectives a step of these methods has, and how many each loop or branch in it has."""
+  import conftest
+  import jax
+  import methods_contract_test as contract
+
+  from kd_jax import parallel, sharding
+
+  dataset = conftest.build_dataset(num_users=300, num_items=950, train=1)
+  drawn = contract.draw(dataset)
+  kds = {name: contract.default(name)._replace(learner=name) for name in names}
+  models = "mf(dim=64, init_std=0.5)", "mf(dim=16, init_std=0.5)"  # of 64 rows a method's own matrices are split too
+  run, given, state = contract.build(dataset, jax.tree.map(lambda x: x[0], drawn), *kds.values(), learners=tuple(kds),
+                                     models=models)
+  run, given = sharding.split(run, given, state.params["networks"])
+  state = parallel.place(state._replace(**sharding.place_rows({"params": state.params, "opt_state": state.opt_state})),
+                         run)
+  epoch = jax.jit(parallel.compile_epoch(run, "jit", contract.BATCH))
+  print(json.dumps(in_loops(epoch.lower(state, given, {}, drawn, jax.random.key(6)).compile().as_text())))
+
+
+def in_loops(text):
+  """(collectives of the loop over steps, [collectives of every loop or branch inside])."""
+  found = re.findall(r"^(ENTRY )?%([\w.\-]+) .*\{\n((?:  .*\n)+)", text, re.MULTILINE)
+  lines = {name: body.splitlines() for _, name, body in found}
+  called = lambda line: {name for part in re.findall(r"=\{?((?:%[\w.\-]+(?:, )?)+)", line)
+                         for name in re.findall(r"%([\w.\-]+)", part)} & lines.keys()
+  loops = lambda name: [line for line in lines[name] if re.search(r"= .*? (while|conditional)\(", line)]
+
+  def within(names):  # these computations and all that they call
+    more = set().union(*(called(line) for name in names for line in lines[name])) - names
+    return within(names | more) if more else names
+
+  count = lambda line: sum(bool(re.search(rf" (?:{COLLECTIVES})(?:-start)?\(", x))
+                           for name in within(called(line)) for x in lines[name])
+  [entry] = [name for is_entry, name, _ in found if is_entry]
+  [steps] = loops(entry)
+  return count(steps), [count(line) for name in within(called(steps)) for line in loops(name)]
 
 
 def test_a_split_run_goes_on_with_another_number_of_devices(small, teacher, script, flags, tmp_path):
@@ -112,4 +161,4 @@ def test_only_jit_splits_tables(small, script, tmp_path):
 
 
 if __name__ == "__main__":
-  compare()
+  count_in_loops(sys.argv[1:]) if sys.argv[1:] else compare()

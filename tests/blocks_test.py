@@ -1,6 +1,7 @@
 """Block-sparse sums against dense float64 arithmetic, every gradient too, and that what has no weight is not read."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +114,8 @@ def test_many_seeds_at_once_are_each_alone(small):
   value = lambda temperature: jax.value_and_grad(
       lambda p: jnp.sum(module.apply({"params": p}, s, t, noise, temperature)[0] ** 2))(params)
   together, alone = jit(jax.vmap(value))(jnp.array([1.0, 1e-3])), [jit(value)(x) for x in (1.0, 1e-3)]
+  branches = lambda function, x: len(re.findall(r"= cond\[", str(jax.make_jaxpr(function)(x))))
+  assert branches(jax.vmap(value), jnp.ones(2)) == branches(value, 1.0) > 0  # and not both, of which one is selected
   jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, np.stack(y), rtol=1e-4, atol=1e-4), together, *alone)
 
 

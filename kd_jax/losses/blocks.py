@@ -65,6 +65,17 @@ def _(size, batched, count):
   return jnp.max(count), False
 
 
+@jax.custom_batching.custom_vmap
+def in_any(holds: Array) -> Array:
+  """`holds`; of many runs at once whether it does in any, so that all take one branch and none is computed in vain."""
+  return holds
+
+
+@in_any.def_vmap
+def _(size, batched, holds):
+  return jnp.any(holds), False
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def summed(compute, places, rows: int, plan, count: Array, *arrays: Array) -> Array:
   """[rows, ...], sums over turns i < `count` of what `compute` makes of `arrays` at some of their places.

@@ -110,7 +110,7 @@ class Experts(nn.Module):
       return jnp.einsum("mh,mht->t", hidden, w2) + g @ b2
 
     mixture = jax.lax.cond(  # Where most pairs count, blocks cost half as much again.
-        2 * jnp.sum(where.size) > weights.size,
+        blocks.in_any(2 * jnp.sum(where.size) > weights.size),
         lambda: by_row(dense, (student, weights)),
         lambda: blocks.summed(_mixture, _places, len(student), where, blocks.turns(where.blocks),
                               student, weights, w1, b1, w2, b2))

@@ -107,19 +107,20 @@ def setup(values: flags.FlagValues) -> Setup:
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   labels = None if dataset.contexts is None else jnp.asarray(evaluate.label_matrix(dataset, "train"))
-  given = train.Given(*jax.tree.map(jnp.asarray, (params, constants)), near, labels)
+  given = train.Given(params, jax.tree.map(jnp.asarray, constants), near, labels)
   plan_of = functools.partial(
       planner, [networks[name] for name in learners], seed=values.seed, batch_size=values.batch_size,
       kd_per=values.kd_per, kds=kds, steps=streams.steps(dataset.stream, values.batch_size) if streamed else None)
   example = _example_batch(values, plan_of(streams.part(dataset, 0) if streamed else dataset))
   # Finds out whether the methods fit the networks.
-  shapes = jax.eval_shape(lambda: train.init(jax.random.key(0), run, given, example))
+  shapes = jax.eval_shape(lambda given: train.init(jax.random.key(0), run, given, example), given)
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
   if streamed:
     run, given = streaming.split(run, given, params | shapes.params["networks"], dataset)
-  if values.shard_tables:
+  if values.shard_tables:  # from the host: no device holds a whole table
     run, given = sharding.split(run, given, shapes.params["networks"])
+  given = given._replace(params=jax.tree.map(jnp.asarray, given.params))
   return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan_of, example, monitor,
                shapes, _pool(values, dataset))
 

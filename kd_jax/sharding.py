@@ -67,7 +67,7 @@ def by_rows(tree: Any) -> Any:
 
 
 def place_rows(tree: Any) -> Any:
-  """Splits the tables of `tree`, with rows of zeros at their ends."""
+  """Splits the tables of `tree`, with rows of zeros at their ends; those of NumPy go to each device by its share."""
   tree = _pad(tree)
   return jax.device_put(tree, by_rows(tree))
 
@@ -94,5 +94,6 @@ def _is_table(x):
 
 
 def _pad(tree):
-  pad = lambda x: jnp.pad(x, [(0, -x.shape[0] % jax.device_count())] + [(0, 0)] * (x.ndim - 1))
-  return jax.tree.map(lambda x: pad(x) if _is_table(x) else x, tree)
+  rows = lambda x: -x.shape[0] % jax.device_count() if _is_table(x) else 0
+  pad = lambda x: (np if isinstance(x, np.ndarray) else jnp).pad(x, [(0, rows(x))] + [(0, 0)] * (x.ndim - 1))
+  return jax.tree.map(lambda x: pad(x) if rows(x) else x, tree)

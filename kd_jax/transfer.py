@@ -11,7 +11,6 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import artifacts, checkpoint, data, runs, train
@@ -68,13 +67,17 @@ def check_frozen(patterns: tuple[str, ...], shapes: Any) -> None:
 
 
 def start(params: Any, found: dict[str, Found]) -> Any:
-  """`params` with what was found in its place."""
+  """`params` with what was found in its place; put together on the host, for no device to hold a whole split table."""
 
   def replace(path, leaf):
-    values, rows = found.get(train.parameter_name(path), (leaf, None))
-    if rows is None and values.shape == leaf.shape:
-      return jnp.asarray(values, leaf.dtype)
-    return jnp.asarray(leaf).at[slice(len(values)) if rows is None else rows].set(values)  # of a split table, its own
+    values, rows = found.get(train.parameter_name(path), (None, None))
+    if values is None:
+      return leaf
+    if rows is not None or values.shape != leaf.shape:
+      whole = np.array(leaf)
+      whole[slice(len(values)) if rows is None else rows] = values  # of a split table, its own
+      values = whole
+    return jax.device_put(np.asarray(values, leaf.dtype), leaf.sharding if leaf.committed else None)
 
   return jax.tree_util.tree_map_with_path(replace, params)
 

@@ -154,6 +154,29 @@ def test_a_split_run_goes_on_with_another_number_of_devices(small, teacher, scri
     np.testing.assert_allclose(split[name], whole[name], atol=1e-5)
 
 
+def test_no_device_holds_a_whole_table_before_it_is_split(small, teacher, tmp_path):
+  arguments = [*small, "--model=mf(dim=16)", "--kd=de()", f"--teacher={teacher}", f"--init_from={teacher}"]
+  done = subprocess.run([sys.executable, __file__, *arguments, "--shard_tables", f"--workdir={tmp_path}/run"],
+                        env=virtual(DEVICES), capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert json.loads(done.stdout.splitlines()[-1]) == [[25] * DEVICES, [56] * DEVICES] * 2  # of 100 users, 222 items
+
+
+def begin(arguments):
+  """Prints devices' rows of the tables of a teacher and of a warm start, which come from the host."""
+  import jax
+
+  from kd_jax import assembly, cli, experiment
+
+  values = cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, "")), arguments)
+  with jax.transfer_guard_device_to_device("disallow_explicit"):
+    ready = assembly.setup(values)
+    state = experiment._begin(values, ready, experiment._sources(ready)).state
+  tables = [x[name][side] for x, name in ((ready.given.params, "teacher"), (state.params["networks"], "student"))
+            for side in ("user", "item")]
+  print(json.dumps([[part.data.shape[0] for part in x.addressable_shards] for x in tables]))
+
+
 def test_only_jit_splits_tables(small, script, tmp_path):
   done = script("train", *small, "--shard_tables", "--parallel=pmap", f"--workdir={tmp_path}/run")
   assert done.returncode == 2 and "--shard_tables needs --parallel=jit" in done.stderr
@@ -161,4 +184,5 @@ def test_only_jit_splits_tables(small, script, tmp_path):
 
 
 if __name__ == "__main__":
-  count_in_loops(sys.argv[1:]) if sys.argv[1:] else compare()
+  arguments = sys.argv[1:]
+  (begin if arguments[0].startswith("--") else count_in_loops)(arguments) if arguments else compare()

@@ -39,7 +39,7 @@ def test_rows_of_another_domain_are_found_by_id(domains, flags, capsys):
   source = assembly.setup(flags(domains.a, "--model=mf(dim=4)", "--workdir=x")).dataset
   rng, sizes = np.random.default_rng(3), {"user": ready.dataset.num_users, "item": ready.dataset.num_items}
   fresh = {side: rng.normal(size=(size, 4)).astype(np.float32) for side, size in sizes.items()}
-  found, trained = transfer.start(fresh, ready.warm_start.found), best(domains.run)
+  found, trained = transfer.start(jax.tree.map(jax.numpy.asarray, fresh), ready.warm_start.found), best(domains.run)
   shared = {"user": 0, "item": 0}
   for side in shared:
     ids, others = getattr(ready.dataset, f"{side}_ids").tolist(), getattr(source, f"{side}_ids").tolist()

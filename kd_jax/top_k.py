@@ -66,8 +66,12 @@ def _after(known, own, items, scores) -> tuple[Ranked, Array]:
   return listed, (best[:, k - 1] > best[:, k]).all() & ~_misplaced(listed).any()
 
 
-# XLA would else compute things again in each fusion that reads them, at several times the cost.
-_computed = jax.lax.optimization_barrier
+def _computed(x):
+  """XLA would else compute things again in each fusion that reads them, at several times the cost.
+
+  A barrier each: for several devices its compiler stops at one of both results of a top-k.
+  """
+  return jax.tree.map(jax.lax.optimization_barrier, x)
 
 
 def _one_zero(scores):

@@ -1,5 +1,9 @@
 """The k best: exact, in the one order, however good or bad the guess is."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -61,3 +65,18 @@ def test_without_equal_scores_nothing_is_ranked_as_if_there_were_no_guess(monkey
     assert np.array_equal(top_k.top_k_near(scores, guess).items, best(scores, 30))
   scores[0] = 1.0
   assert (np.asarray(top_k.top_k_near(scores, best(-scores, 30)).items) == -7).all()
+
+
+def test_a_guess_changes_no_result_on_several_devices():
+  """A program for several devices goes through passes of XLA that one for a single device does not meet."""
+  code = """
+import jax, numpy as np
+from kd_jax import sharding, top_k
+scores = np.random.default_rng(0).normal(size=(7, 1211)).astype(np.float32)
+guess = np.tile(np.arange(60), (7, 1))
+found = jax.jit(top_k.top_k_near)(*jax.device_put((scores, guess), sharding.over_mesh()))
+np.testing.assert_array_equal(found.items, np.argsort(-scores, axis=1)[:, :60])
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
+  assert done.returncode == 0, done.stderr[-2000:]

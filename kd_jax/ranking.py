@@ -124,6 +124,11 @@ def scorer(module: nn.Module, variables: dict, rows: str = "users") -> Callable[
   return score
 
 
+def _whole(module):
+  """Puts a block's scores on every device, where tables are split: else devices talk in what is done with them."""
+  return getattr(module, "whole", lambda scores: scores)
+
+
 @functools.cache
 def _best(select, k):  # cached, so that equal functions are one compilation
   return functools.partial(select, k=k)
@@ -160,11 +165,11 @@ def _by_block(module, variables, seen, given, select, exclude_seen, rows):
 
 @functools.partial(jax.jit, static_argnames=("module", "select", "exclude_seen", "rows"))
 def _select(module, variables, blocks: Blocks, given, *, select, exclude_seen, rows):
-  score = scorer(module, variables, rows)
+  score, whole = scorer(module, variables, rows), _whole(module)
 
   def block(x):
     (users, seen_rows, items), given = x
-    scores = score(users)
+    scores = whole(score(users))
     if exclude_seen:
       scores = scores.at[seen_rows, items].set(-jnp.inf, mode="drop")
     return select(scores, *given)
@@ -231,11 +236,11 @@ def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarr
 
 @functools.partial(jax.jit, static_argnames="module")
 def _ranks(module, variables, held_items, blocks, counts, starts):
-  score = scorer(module, variables)
+  score, whole = scorer(module, variables), _whole(module)
 
   def group(lines, x):
     users = x[0].users  # [_SCORED, b]
-    scores = score(users.reshape(-1)).reshape(*users.shape, -1)
+    scores = whole(score(users.reshape(-1))).reshape(*users.shape, -1)
     return jax.lax.scan(block, lines, (scores, *x))[0], None
 
   def block(lines, x):

@@ -37,6 +37,11 @@ class SplitNetwork:
     variables = variables | {"params": jax.tree_util.tree_map_with_path(own, variables["params"])}
     return self.module.apply(variables, *args, **options)
 
+  def whole(self, scores):
+    """`scores` [B, I], computed from the rows of each device, on every device; without the barrier tables would be."""
+    scores = jax.lax.with_sharding_constraint(scores, over_mesh(None, AXIS))
+    return jax.lax.with_sharding_constraint(jax.lax.optimization_barrier(scores), over_mesh())
+
   def __getattr__(self, name):
     return getattr(self.module, name)
 
@@ -70,6 +75,12 @@ def place_rows(tree: Any) -> Any:
   """Splits the tables of `tree`, with rows of zeros at their ends; those of NumPy go to each device by its share."""
   tree = _pad(tree)
   return jax.device_put(tree, by_rows(tree))
+
+
+def split_rows(tree: Any) -> Any:
+  """`place_rows` inside a compiled function: each device computes its share of the tables."""
+  tree = _pad(tree)
+  return jax.lax.with_sharding_constraint(tree, by_rows(tree))
 
 
 def initialise(run: train.Run, init: Callable[[], train.TrainState]) -> train.TrainState:

@@ -57,7 +57,8 @@ def _of_data(values, ready, sources, rng):
     lists = resample.learner_lists(run, state.params, given, sources, epoch, lists)
     targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory, jnp.int32(epoch), run=run)
     jax.block_until_ready((batch, targets))
-    memory = {key: {f: jnp.copy(targets[key][f]) for f in fields} for key, fields in state.memory.items()}
+    memory = {key: {f: jnp.copy(targets[key][f][: len(x)]) for f, x in fields.items()}
+              for key, fields in state.memory.items()}
     return state._replace(memory=memory), given, targets, batch, step_rng
 
   return draw

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import ranking, train
+from kd_jax import ranking, sharding, train
 from kd_jax.base import KD, Array, Batch, Dataset, InputError, Ranked, View
 
 _ROWS = 32  # users whose candidates the teacher scores at a time
@@ -199,7 +199,7 @@ def learner_lists(run: train.Run, params: dict, given, sources: Sources, epoch: 
 @functools.partial(jax.jit, static_argnames="run")
 def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, memory: dict, epoch: Array, *,
             run: train.Run) -> dict[str, Batch]:
-  """{edge key: {field: [U, ...]}} for the coming epoch (from 0)."""
+  """{edge key: {field: [U, ...]}} for the coming epoch (from 0); split, and padded, where tables are."""
   fields = {}
   for j, edge in enumerate(train.edges(run)):
     if edge.kd.sample is None:
@@ -211,7 +211,7 @@ def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, mem
     if edge.key in sources.weight:
       sampled["weight"] = sampled.get("weight", 1.0) * sources.weight[edge.key]
     fields[edge.key] = sampled
-  return fields
+  return sharding.split_rows(fields) if sharding.is_split(run) else fields
 
 
 def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:

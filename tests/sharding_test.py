@@ -160,26 +160,31 @@ def test_a_split_run_goes_on_with_another_number_of_devices(small, teacher, scri
     np.testing.assert_allclose(split[name], whole[name], atol=1e-5)
 
 
-def test_no_device_holds_a_whole_table_before_it_is_split(small, teacher, tmp_path):
-  arguments = [*small, "--model=mf(dim=16)", "--kd=de()", f"--teacher={teacher}", f"--init_from={teacher}"]
+def test_no_device_holds_a_whole_table_before_it_is_split_nor_whole_targets(small, teacher, tmp_path):
+  kd = "de() + rrd(k=5, uninteresting=5, depth=30) + ir_rrd(k=5, uninteresting=5, depth=30)"
+  arguments = [*small, "--model=mf(dim=16)", f"--kd={kd}", f"--teacher={teacher}", f"--init_from={teacher}"]
   done = subprocess.run([sys.executable, __file__, *arguments, "--shard_tables", f"--workdir={tmp_path}/run"],
                         env=virtual(DEVICES), capture_output=True, text=True)
   assert done.returncode == 0, done.stderr[-3000:]
-  assert json.loads(done.stdout.splitlines()[-1]) == [[25] * DEVICES, [56] * DEVICES] * 2  # of 100 users, 222 items
+  assert json.loads(done.stdout.splitlines()[-1]) == [[25] * DEVICES, [56] * DEVICES] * 3  # of 100 users, 222 items
 
 
 def begin(arguments):
-  """Prints devices' rows of the tables of a teacher and of a warm start, which come from the host."""
+  """Prints devices' rows of tables of a teacher and of a warm start, which come from the host, and of targets."""
   import jax
 
   from kd_jax import assembly, cli, experiment
 
   values = cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, "")), arguments)
-  with jax.transfer_guard_device_to_device("disallow_explicit"):
+  guard = lambda: jax.transfer_guard_device_to_device("disallow_explicit")
+  with guard():
     ready = assembly.setup(values)
-    state = experiment._begin(values, ready, experiment._sources(ready)).state
+  sources = experiment._sources(ready)  # lists, which are not split
+  with guard():
+    training = experiment._begin(values, ready, sources)
+  targets, state = training.draw(training.state, 1)[2], training.state
   tables = [x[name][side] for x, name in ((ready.given.params, "teacher"), (state.params["networks"], "student"))
-            for side in ("user", "item")]
+            for side in ("user", "item")] + [fields["items"] for _, fields in sorted(targets.items())]
   print(json.dumps([[part.data.shape[0] for part in x.addressable_shards] for x in tables]))
 
 

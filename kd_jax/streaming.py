@@ -26,7 +26,7 @@ _FIRST = "first_user"  # beside the constants of a network
 class WindowedNetwork:
   """A network that sees the users of a window, those from variables["constants"]["first_user"] on."""
 
-  whole: nn.Module
+  full: nn.Module
   module: nn.Module  # the same, of as many users as the window has
   tables: frozenset[str]  # parameters with a row for every user
 
@@ -35,7 +35,7 @@ class WindowedNetwork:
     first = constants.pop(_FIRST)
     variables = variables | {"constants": constants}
     if "params" not in variables:  # it is being initialised
-      return self.whole.apply(variables, *args, **options)
+      return self.full.apply(variables, *args, **options)
     rows = lambda path, x: (jax.lax.dynamic_slice_in_dim(x, first, self.module.num_users)
                             if train.parameter_name(path) in self.tables else x)
     variables["params"] = jax.tree_util.tree_map_with_path(rows, variables["params"])

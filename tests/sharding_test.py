@@ -173,16 +173,16 @@ def begin(arguments):
   """Prints devices' rows of tables of a teacher and of a warm start, which come from the host, and of targets."""
   import jax
 
-  from kd_jax import assembly, cli, experiment
+  from kd_jax import assembly, cli, drawing, experiment
 
   values = cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, "")), arguments)
   guard = lambda: jax.transfer_guard_device_to_device("disallow_explicit")
   with guard():
     ready = assembly.setup(values)
-  sources = experiment._sources(ready)  # lists, which are not split
+  sources = drawing.sources(ready)  # lists, which are not split
   with guard():
     training = experiment._begin(values, ready, sources)
-  targets, state = training.draw(training.state, 1)[2], training.state
+  targets, state = training.draw(training.state, 1, 0)[2], training.state
   tables = [x[name][side] for x, name in ((ready.given.params, "teacher"), (state.params["networks"], "student"))
             for side in ("user", "item")] + [fields["items"] for _, fields in sorted(targets.items())]
   print(json.dumps([[part.data.shape[0] for part in x.addressable_shards] for x in tables]))

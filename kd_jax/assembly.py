@@ -73,15 +73,8 @@ def setup(values: flags.FlagValues) -> Setup:
   if bool(kds) != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
                      "--teacher or --peer is given, but no --kd to distil with")
-  logged = ("train", "validation", "test") if values.log_test else ("train", "validation")
-  dataset = data.load(values.data, values.data_dir, values.cache_dir, logged, values.data_memory)
-  loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
-  if values.data_memory and dataset.contexts is not None:
-    raise InputError(f"--data_memory={values.data_memory}: labelled data is not streamed")
+  dataset, loss, monitor = _load(values)
   streamed = dataset.stream is not None
-  if not (streamed or len(dataset.validation.users)) and monitor != monitoring.LAST:
-    raise InputError(f"--monitor={monitor}: the data has no validation split; --monitor={monitoring.LAST} takes the "
-                     "last epoch")
   described, features = _described(values, dataset)
   networks, edges = _learners(values, described)
   if all(module.inner_product for module in networks.values()):
@@ -123,6 +116,19 @@ def setup(values: flags.FlagValues) -> Setup:
   given = given._replace(params=jax.tree.map(jnp.asarray, given.params))
   return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan_of, example, monitor,
                shapes, _pool(values, dataset))
+
+
+def _load(values) -> tuple[Dataset, Callable, str]:
+  """(the data, the base loss, what is monitored)."""
+  logged = ("train", "validation", "test") if values.log_test else ("train", "validation")
+  dataset = data.load(values.data, values.data_dir, values.cache_dir, logged, values.data_memory)
+  loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
+  if values.data_memory and dataset.contexts is not None:
+    raise InputError(f"--data_memory={values.data_memory}: labelled data is not streamed")
+  if not (dataset.stream or len(dataset.validation.users)) and monitor != monitoring.LAST:
+    raise InputError(f"--monitor={monitor}: the data has no validation split; --monitor={monitoring.LAST} takes the "
+                     "last epoch")
+  return dataset, loss, monitor
 
 
 def share(readies: list[Setup]) -> list[Setup]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -27,32 +28,40 @@ def of_run(values: flags.FlagValues, ready: assembly.Setup, sources: resample.So
   """draw(state, epoch from 1, part) -> (state, given, targets, batches, rng), a function of these and `rng` alone."""
   dataset, parts = ready.dataset, ready.run.parts
   if dataset.stream is None:
-    draw = _of_data(values, ready, sources, rng)
-    return lambda state, epoch, part: draw(state, epoch - 1, epoch)
+    draw, plan = _of_data(values, ready, sources, rng), ready.planner(dataset)
+    return lambda state, epoch, part: draw(state, epoch - 1, epoch, plan(epoch))
   listed = {}  # by frozen teachers, for every part, in the memory of the host
+  thread, begun = futures.ThreadPoolExecutor(1), {}  # reads and indexes the next part while this one is trained on
 
-  def draw_part(state, epoch, part):
-    part = int(streaming.order(values.seed, epoch, dataset)[part])
+  def prepare(epoch, place):
+    part = int(streaming.order(values.seed, epoch, dataset)[place])
     own = ready._replace(dataset=streams.part(dataset, part),
                          given=streaming.of_part(ready.given, ready.run, dataset, part))
     stored = streaming.listed(_stored(ready), dataset, part)
     of_part = resample.prepare(own.run, own.dataset, own.given, stored, listed.get(part))
     listed[part] = jax.tree.map(np.asarray, of_part.teacher)
-    return _of_data(values, own, of_part, rng)(state, epoch - 1, (epoch - 1) * parts + part + 1)
+    number = (epoch - 1) * parts + part + 1
+    return _of_data(values, own, of_part, rng), number, own.planner(own.dataset)(number)
+
+  def draw_part(state, epoch, place):
+    draw, *rest = begun.pop((epoch, place)).result() if (epoch, place) in begun else prepare(epoch, place)
+    following = (epoch, place + 1) if place + 1 < parts else (epoch + 1, 0)
+    begun[following] = thread.submit(prepare, *following)
+    return draw(state, epoch - 1, *rest)
 
   return draw_part
 
 
 def _of_data(values, ready, sources, rng):
-  """draw(state, epoch from 0, number of the draw) of a data set, or of a part of it."""
-  run, given, dataset, plan = ready.run, ready.given, ready.dataset, ready.planner(ready.dataset)
+  """draw(state, epoch from 0, number of the draw, plan of its batches) of a data set, or of a part of it."""
+  run, given, dataset = ready.run, ready.given, ready.dataset
   users, items = batches.to_device(dataset.train, dataset.num_users, dataset.num_items)
   lists = None
 
-  def draw(state, epoch, number):
+  def draw(state, epoch, number, plan):
     nonlocal lists
     batch_rng, sample_rng, step_rng = jax.random.split(jax.random.fold_in(rng, number), 3)
-    batch = batches.draw(batch_rng, plan(number), users, items, sources.seen["users"], ready.pool,
+    batch = batches.draw(batch_rng, plan, users, items, sources.seen["users"], ready.pool,
                          negatives=assembly.negatives(values), num_items=dataset.num_items, kd_per=values.kd_per)
     lists = resample.learner_lists(run, state.params, given, sources, epoch, lists)
     targets = resample.targets(sample_rng, state.params, given, sources, lists, state.memory, jnp.int32(epoch), run=run)

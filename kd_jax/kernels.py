@@ -135,8 +135,7 @@ def _adam(dataset, student, batch_size) -> Kernel:
 def _ranks(dataset, student) -> Kernel:
   module, variables = student
   layout = evaluate.layout(dataset, "validation").layout
-  users = layout.blocks.users
-  count, blocks = users.shape[-1] * dataset.num_items, users.size // users.shape[-1]
+  count, blocks = layout.items.shape[1] * dataset.num_items, layout.counts.size
   operations = 2 * blocks * count * variables["params"]["item"].shape[1]
   return Kernel(lambda: ranking.network_ranks(module, variables, layout), operations,
                 _FLOAT * count * (blocks + len(layout.items)), _FLOAT * count)

@@ -194,7 +194,7 @@ def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
 class HeldOut(NamedTuple):
   """Held-out items laid out for `network_ranks`: users by falling number of items, in groups of blocks."""
 
-  blocks: Blocks  # of arrays [groups, _SCORED, ...]
+  groups: Blocks  # [groups, _SCORED b] users and [groups, P] items that are not ranked
   counts: Array  # [groups, _SCORED] int32, the most items of a user of the block
   starts: Array  # [groups, _SCORED] int32, the block's first line of `items`
   items: Array  # [lines, b] int32, one item of each user of the block; -1 is padding
@@ -219,9 +219,9 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
   items = np.full((most.sum(), size), -1, np.int32)
   items[where[:, 0], where[:, 1]] = held.items
   masked_users, masked_items = (np.concatenate([getattr(m, k) for m in masked]) for k in ("users", "items"))
-  blocks, padding = _blocks(masked_users, masked_items, users[falling], num_items, size), -len(most) % _SCORED
-  together = lambda x: np.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, _SCORED, *x.shape[1:])
-  return HeldOut(*jax.tree.map(together, (blocks, most, starts)), items), where
+  groups = _blocks(masked_users, masked_items, users[falling], num_items, size * _SCORED)
+  by_group = lambda x: np.pad(x, (0, len(groups.users) * _SCORED - len(x))).reshape(-1, _SCORED)
+  return HeldOut(groups, by_group(most), by_group(starts), items), where
 
 
 def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarray:
@@ -230,23 +230,24 @@ def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarr
   A compare and a sum per item instead of a sort. -1 for padding, -2 where a score is not finite.
   """
   function = lambda x: _ranks(module, variables, held.items, *x)
-  parts = on_cores(function, (held.blocks, held.counts, held.starts))
+  parts = on_cores(function, (held.groups, held.counts, held.starts))
   return functools.reduce(lambda x, y: np.where(x == -1, y, x), map(np.asarray, parts))
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _ranks(module, variables, held_items, blocks, counts, starts):
+def _ranks(module, variables, held_items, groups, counts, starts):
   score, whole = scorer(module, variables), _whole(module)
 
   def group(lines, x):
-    users = x[0].users  # [_SCORED, b]
-    scores = whole(score(users.reshape(-1))).reshape(*users.shape, -1)
-    return jax.lax.scan(block, lines, (scores, *x))[0], None
-
-  def block(lines, x):
-    scores, (_, rows, columns), count, start = x  # [b, I]
+    (users, rows, columns), count, start = x
+    scores = whole(score(users))  # [_SCORED b, I]
     bad = jnp.sum(0 * scores, axis=1) != 0  # not a number where one is not finite
     scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
+    by_block = lambda x: x.reshape(_SCORED, -1, *x.shape[1:])
+    return jax.lax.scan(block, lines, (by_block(scores), by_block(bad), count, start))[0], None
+
+  def block(lines, x):
+    scores, bad, count, start = x  # [b, I]
     index = jnp.arange(scores.shape[1])
 
     def line(j, lines):
@@ -258,4 +259,4 @@ def _ranks(module, variables, held_items, blocks, counts, starts):
 
     return jax.lax.fori_loop(0, count, line, lines), None
 
-  return jax.lax.scan(group, jnp.full(held_items.shape, -1, jnp.int32), (blocks, counts, starts))[0]
+  return jax.lax.scan(group, jnp.full(held_items.shape, -1, jnp.int32), (groups, counts, starts))[0]

@@ -13,7 +13,7 @@ def test_sizes_are_measured_in_memory_and_streamed(script, tmp_path):
   from kd_jax import data
 
   out = tmp_path / "scaling.json"
-  done = script("scaling", *FLAGS, "--interactions=1000,4000", "--data_memory=4e-4", f"--workdir={tmp_path}/runs",
+  done = script("scaling", *FLAGS, "--interactions=1000,4000", "--data_memory=8e-4", f"--workdir={tmp_path}/runs",
                 f"--out={out}")
   assert done.returncode == 0, done.stderr
   small, large = json.loads(out.read_text())

@@ -117,7 +117,7 @@ def count_in_loops(names):
   held, blocks = ranking.held_out(dataset.validation, [dataset.train], 950)[0], ranking.seen_by_users(dataset).blocks
   guess = (np.zeros((*blocks.users.shape, 5), np.int32),)
   lowered = (epoch.lower(state, given, {}, drawn, jax.random.key(6)),
-             ranking._ranks.lower(*student, held.items, held.blocks, held.counts, held.starts),
+             ranking._ranks.lower(*student, held.items, held.groups, held.counts, held.starts),
              ranking._select.lower(*student, blocks, guess, select=top_k.top_k_near, exclude_seen=True, rows="users"))
   print(json.dumps([in_loops(program.compile().as_text()) for program in lowered]))
 

@@ -15,7 +15,7 @@ from kd_jax.base import InputError
 from kd_jax.data import streams
 
 DATA = "synthetic(users=300, items=240, interactions_per_user=16, split_seed=2)"
-MEMORY = 128_000 / 1e9  # for 800 of 3,600 training interactions
+MEMORY = 256_000 / 1e9  # for 800 of 3,600 training interactions
 FLAGS = (f"--data={DATA}", "--model=mf(dim=4)", "--epochs=3", "--batch_size=128", "--learning_rate=0.02")
 KD = "--kd=0.1*rrd(k=5, uninteresting=5, depth=30) + 0.01*fitnet()"
 

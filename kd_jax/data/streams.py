@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import pathlib
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from kd_jax import artifacts
 from kd_jax.base import Dataset, InputError, Interactions
 
-BYTES = 160  # of memory for each interaction of a part, when an epoch draws its batches: docs/scale.md adds them up
+BYTES = 320  # of memory for each interaction of a part, when an epoch draws its batches: docs/scale.md adds them up
 _KIND = "interactions by user"
 _ITEMS, _STARTS = "items.int32", "starts.npy"
 
@@ -54,6 +55,7 @@ def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
       distinct, begin, size = np.unique(users, return_index=True, return_counts=True)
       items[free[users] + np.arange(len(users)) - np.repeat(begin, size)] = block["items"][order]
       free[distinct] += size
+      items._mmap.madvise(mmap.MADV_DONTNEED)  # what is written is in the page cache, and no longer in our memory
     items.flush()
 
 

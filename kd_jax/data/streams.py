@@ -11,7 +11,7 @@ import numpy as np
 from kd_jax import artifacts
 from kd_jax.base import Dataset, InputError, Interactions
 
-BYTES = 320  # of memory for each interaction of a part, when an epoch draws its batches: docs/scale.md adds them up
+BYTES = 320  # of memory for each interaction of a part; measured by scripts/scaling.py
 _KIND = "interactions by user"
 _ITEMS, _STARTS = "items.int32", "starts.npy"
 

@@ -11,8 +11,6 @@ import pytest
 BATCH, CLOSE = 256, 3e-5
 PLAIN, MUTUAL = ("plain sum", "plain mean"), ("student", "peer")
 SEQUENCES = ("sequences",)
-# By its default HTD picks pairs by the sign of a cosine: rounding flips one near zero, which is no fault of devices.
-SMOOTH = {"htd": {"positive_only": False}}
 
 
 @pytest.mark.parametrize(("devices", "names"), [(2, ("rrd", "rkd")), (4, ()), (8, ("rrd", "de"))])
@@ -72,8 +70,8 @@ def compare(names):
   for name, reduction in zip(() if names else PLAIN, () if names else ("sum", "mean"), strict=True):
     run, given, state = contract.build(dataset, first, learners=(name,))
     measure(run._replace(reduction=reduction), given, state)
-  build = lambda name: lookup.build("losses", lookup.Call(name, tuple(SMOOTH.get(name, {}).items())))
-  kds = {name: build(name)._replace(learner=name) for name in names or lookup.names("losses") if not build(name).labels}
+  kds = {name: contract.default(name)._replace(learner=name) for name in names or lookup.names("losses")
+         if not contract.default(name).labels}
   for together in (False, True):
     chosen = tuple(name for name, kd in kds.items() if kd.all_teachers == together)
     measure(*contract.build(dataset, first, *(kds[name] for name in chosen), learners=chosen))

@@ -127,7 +127,8 @@ class KD(NamedTuple):
 
   "users": the distinct users of a batch, since what is distilled depends on the user alone. Scores are
     [B, C]; `student.scores[b, c]` and `teacher.scores[b, c]` speak of candidate `batch["items"][b, c]`.
-  "items": the same with the sides swapped: rows are the distinct items of a batch, candidates are users.
+  "items": the same with the sides swapped: rows are the distinct positive items of a batch, candidates are
+    users. With `sampled_items`, what methods on users sampled for its users is among the rows.
   "entities": the users of a batch, `batch["users"]` [M], then its items, `batch["items"]` [N], positives
     and negatives; `student.query` and `teacher.query` [M + N, D] are their representations. With
     `neighbours=k`, `student.items` and `teacher.items` [M + N, n, D] are those of their neighbours in the
@@ -155,4 +156,5 @@ class KD(NamedTuple):
   remember: tuple[str, ...] = ()  # sampled fields that the next sampling sees, [] each
   neighbours: int = 0  # with rows="entities": how many each entity chooses
   learner: str = ""  # who learns by it, "student" or "peer"; every learner if empty
+  sampled_items: bool = False  # with rows="items": of the items too that methods on users sampled for its users
   labels: bool = False  # does the loss read batch["labels"] [B, C]? Then the data must be labelled

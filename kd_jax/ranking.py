@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Array, Dataset, Interactions, Ranked
+from kd_jax.scoring import gathered_product
 from kd_jax.top_k import top_k, top_k_and_tail, top_k_near
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
@@ -114,6 +115,8 @@ def scorer(module: nn.Module, variables: dict, rows: str = "users") -> Callable[
   whole = apply(users=everyone) if module.inner_product else None  # scores of it are never computed
 
   def score(items, users=None):
+    if users is not None and whole is not None:
+      return gathered_product(whole.items[items], whole.query, users)
     if users is not None:
       pairs = apply(users=users.reshape(-1), items=jnp.repeat(items, users.shape[1])[:, None])
       return pairs.scores.reshape(users.shape)

@@ -144,7 +144,7 @@ def _labelled(batch: Batch, labels) -> Batch:
       "labels": labels[users].astype(jnp.float32), "kd_users": users, "kd_users_weight": weight}
 
 
-def _target(edge, given, batch, targets, epoch) -> Batch:
+def _target(run, edge, given, batch, targets, epoch, axis_name=None) -> Batch:
   """The rows that a method sees of a batch."""
   if edge.kd.rows == "entities":
     items = batch.get("items", jnp.zeros(0, jnp.int32)).reshape(-1)  # labelled data has none
@@ -156,20 +156,48 @@ def _target(edge, given, batch, targets, epoch) -> Batch:
       target["neighbours"], target["neighbour_weights"] = (
           jnp.concatenate([u[batch["kd_users"]], i[items]]) for u, i in zip(near["users"], near["items"], strict=True))
     return target
-  side = f"kd_{edge.kd.rows}"
-  rows = {k: v[batch[side]] for k, v in targets.get(edge.key, {}).items()}
+  rows, weight = _sampled_items(run, edge, batch, targets, axis_name) if edge.kd.sampled_items and targets else (
+      batch[f"kd_{edge.kd.rows}"], batch[f"kd_{edge.kd.rows}_weight"])
+  fields = {k: v[rows] for k, v in targets.get(edge.key, {}).items()}
   if "labels" in batch:  # of the candidates
-    rows["labels"] = jnp.take_along_axis(batch["labels"], rows["items"], axis=1) if "items" in rows else batch["labels"]
-  weight = batch[f"{side}_weight"] * rows.pop("weight", 1.0)
-  return {"users": batch[side], "weight": weight, "epoch": epoch} | rows
+    fields["labels"] = batch["labels"]
+    if "items" in fields:
+      fields["labels"] = jnp.take_along_axis(batch["labels"], fields["items"], axis=1)
+  return {"users": rows, "weight": weight * fields.pop("weight", 1.0), "epoch": epoch} | fields
 
 
-def _outputs(run, given, params, batch, targets, epoch, rng=None):
+def _sampled_items(run, edge, batch, targets, axis_name) -> tuple[Array, Array]:
+  """(items [R], weights [R]): the batch's positives, and what methods on its users sampled. Every device has a share.
+
+  An item weighs what the heaviest of its interactions, or of the users that it was sampled for, weighs. R is the
+  number of all items, or of all that could be met if these are fewer.
+  """
+  num_items = next(iter(targets[edge.key].values())).shape[0]
+  met = [(batch["kd_items"], batch["kd_items_weight"])]
+  for other in edges(run):
+    if other.learner == edge.learner and other.kd.rows == "users" and "items" in targets.get(other.key, {}):
+      listed = targets[other.key]["items"][batch["kd_users"]]  # [M, C]
+      met.append((listed, jnp.broadcast_to(batch["kd_users_weight"][:, None], listed.shape)))
+  weight = jnp.zeros(num_items)
+  for items, weights in met:
+    weight = weight.at[items].max(weights)
+  devices, device = 1, 0
+  if axis_name is not None:
+    weight = jax.lax.pmax(weight, axis_name)
+    devices, device = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
+  share = -(-min(num_items, devices * sum(items.size for items, _ in met)) // devices)
+  place = jnp.arange(share * devices)
+  rows = place if len(place) >= num_items else jnp.nonzero(weight, size=len(place), fill_value=num_items)[0]
+  rows = jax.lax.dynamic_slice_in_dim(rows, device * share, share)
+  return jnp.minimum(rows, num_items - 1), weight.at[rows].get(mode="fill", fill_value=0)
+
+
+def _outputs(run, given, params, batch, targets, epoch, rng=None, axis_name=None):
   """({learner: base Outputs}, {edge key: (student, teacher, target)}), one forward pass per network."""
   base = {k: v for k, v in batch.items() if k != "items"} if run.all_items else batch
   asked = {name: {"base": base} for name in run.learners}
   for edge in edges(run):
-    target = _target(edge, given, batch, targets, epoch)
+    target = _target(run, edge, given, batch, targets, epoch, axis_name)
     for name in (edge.learner, *edge.teachers):
       asked.setdefault(name, {})[edge.key] = target
   outs = {}
@@ -213,7 +241,7 @@ def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_n
   """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
   batch, dropout = _labelled(batch, given.labels), jax.random.fold_in(rng, 1_000_000)
   dropout = dropout if axis_name is None else jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
-  base, heard = _outputs(run, given, params, batch, targets, epoch, dropout)
+  base, heard = _outputs(run, given, params, batch, targets, epoch, dropout, axis_name)
   terms = {}
   for j, edge in enumerate(edges(run)):
     # Methods on representations have loops of lengths that data decide: devices are not to talk there.

@@ -145,7 +145,7 @@ def test_edges_are_dropped_afresh_and_kept_ones_make_up_for_it(data):
     return edge.kd.adapter.apply({"params": adapter}, student, teacher, target, rngs={"noise": key}), target
 
   many = jax.jit(jax.vmap(lambda key: filtered(key)[0]))(jax.random.split(jax.random.key(1), 1000))
-  target = train._target(edge, given, batch, {}, jnp.int32(0))
+  target = train._target(run, edge, given, batch, {}, jnp.int32(0))
   own = jnp.concatenate([given.params[train.TEACHER]["user"][batch["kd_users"]],
                          given.params[train.TEACHER]["item"][batch["items"].reshape(-1)]])
   assert np.std(many.teacher, axis=0)[np.asarray(target["neighbour_weights"]).any(axis=1)].min() > 0

@@ -10,7 +10,7 @@ import pytest
 
 BATCH, CLOSE = 256, 3e-5
 PLAIN, MUTUAL = ("plain sum", "plain mean"), ("student", "peer")
-SEQUENCES = ("sequences",)
+SEQUENCES, SAMPLED = ("sequences",), ("sampled items",)
 
 
 @pytest.mark.parametrize(("devices", "names"), [(2, ("rrd", "rkd")), (4, ()), (8, ("rrd", "de"))])
@@ -25,7 +25,7 @@ def test_several_devices_give_the_result_of_one(devices, names):
 
   assert found["devices"] == devices
   of_labels = {n for n in lookup.names("losses") if lookup.build("losses", lookup.Call(n)).labels}
-  expected = {*names} or {*lookup.names("losses"), *PLAIN, *MUTUAL, *SEQUENCES} - of_labels
+  expected = {*names} or {*lookup.names("losses"), *PLAIN, *MUTUAL, *SEQUENCES, *SAMPLED} - of_labels
   for mode in ("jit", "pmap"):
     assert {name for way, name, _ in found["apart"] if way == mode} == expected
   for mode, name, apart in found["apart"]:
@@ -76,6 +76,8 @@ def compare(names):
     chosen = tuple(name for name, kd in kds.items() if kd.all_teachers == together)
     measure(*contract.build(dataset, first, *(kds[name] for name in chosen), learners=chosen))
   if not names:
+    of_both_sides = contract.default("rrd"), contract.default("ir_rrd")
+    measure(*contract.build(dataset, first, *of_both_sides, learners=SAMPLED))
     weight = optax.linear_schedule(0.0, 100.0, 10)
     run, given, state = contract.build(dataset, first, learners=MUTUAL)
     measure(run._replace(edges=(MUTUAL, MUTUAL[::-1]), kds=(

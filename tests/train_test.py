@@ -186,6 +186,35 @@ def test_distillation_is_weighed_by_interactions_or_by_users(kd_per):
   assert 5 * float(losses[KEY]) == pytest.approx(sum(of(u) for u in users), rel=1e-5)
 
 
+@pytest.mark.parametrize("rows", [2, 5])  # of few there are fewer than items
+def test_sampled_items_are_rows_beside_the_positives(rows):
+  of_users = KD(lambda student, teacher, batch: student.scores[:, 0], sample=lambda rng, view: {"items": view.unseen})
+  of_items = of_users._replace(rows="items", sampled_items=True)
+  run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=[(1.0, of_users), (1.0, of_items)])
+  rng, params, batch = np.random.default_rng(0), tables(6), a_batch(1)
+  batch |= {name: batch[name][:rows] for name in ("kd_users", "kd_users_weight", "kd_items", "kd_items_weight")}
+  keys = [f"{i}:{train.STUDENT}<-{train.TEACHER}" for i in range(2)]
+  targets = {keys[0]: {"items": rng.integers(I, size=(U, 2))}, keys[1]: {"items": rng.integers(U, size=(I, 1))}}
+
+  weight = {}
+  for item, w in zip(batch["kd_items"], batch["kd_items_weight"], strict=True):
+    weight[item] = max(weight.get(item, 0), w)
+  for user, w in zip(batch["kd_users"], batch["kd_users_weight"], strict=True):
+    for item in targets[keys[0]]["items"][user]:
+      weight[item] = max(weight.get(item, 0), w)
+  assert len({w for w in weight.values() if w}) > 1 and (len(weight) < I or rows == 5)
+  expected = sum(w * (params["user"][targets[keys[1]]["items"][i, 0]] @ params["item"][i]) for i, w in weight.items())
+
+  given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
+  _, losses = train.train_step(start(run, params), given, jax.tree.map(jnp.asarray, targets), batch, jax.random.key(0),
+                               run=run)
+  assert 5 * float(losses[keys[1]]) == pytest.approx(expected, rel=1e-5)
+  (_, _), (found, _) = train.per_example_loss(
+      {"networks": {train.STUDENT: to_jax(params)}, "adapters": {}}, given, batch, jax.tree.map(jnp.asarray, targets),
+      jax.random.key(0), run=run)[1].values()
+  assert len(found) == min(I, 3 * rows)
+
+
 def test_the_update_is_of_base_plus_weighted_methods():
   kds = [(0.5, kl(candidates="full")), (2.0, kl(candidates="full", temperature=3.0))]
   given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})

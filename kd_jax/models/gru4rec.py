@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from kd_jax.base import Outputs
 from kd_jax.models import histories
-from kd_jax.models.scoring import inner_product
+from kd_jax.scoring import inner_product
 
 
 class GRU4Rec(nn.Module):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from kd_jax.base import InputError, Outputs
 from kd_jax.models import histories
 from kd_jax.models.histories import normalise
-from kd_jax.models.scoring import inner_product
+from kd_jax.scoring import inner_product
 
 _FAR = -1e9  # a logit whose softmax is exactly zero
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from kd_jax.base import Array, Dataset, Interactions, Ranked
 from kd_jax.scoring import gathered_product
-from kd_jax.top_k import top_k, top_k_and_tail, top_k_near
+from kd_jax.top_k import places, top_k, top_k_and_tail, top_k_of_places
 
 BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
 _HELD_OUT_BLOCK = 4  # fewer where every held-out item reads them again: these fit in one core's cache
@@ -102,26 +102,33 @@ def num_absent(seen: Seen, users: Array, num_items: int) -> Array:
   return num_items - (seen.starts[users + 1] - seen.starts[users])
 
 
-def scorer(module: nn.Module, variables: dict, rows: str = "users") -> Callable[..., Array]:
-  """score(rows [b], candidates [b, C] or None for all) -> [b, C], the network's tables computed once.
+def tables(module: nn.Module, variables: dict, rows: str = "users") -> Any:
+  """What is computed once to score many rows: the network's tables, and of inner products every user's query."""
+  own = module.apply(variables, method="tables")
+  if rows == "users" or not module.inner_product:
+    return own, None
+  whole = module.apply(variables, {"users": jnp.arange(module.num_users)}, own)
+  return own, (whole.query, whole.items)
+
+
+def scorer(module: nn.Module, variables: dict, rows: str = "users", ready: Any = None) -> Callable[..., Array]:
+  """score(rows [b], candidates [b, C] or None for all) -> [b, C], with `tables`, which are computed if not given.
 
   Rows are users and candidates items, or, with rows="items", the other way round.
   """
-  tables = module.apply(variables, method="tables")
-  apply = lambda **batch: module.apply(variables, batch, tables)
+  own, whole = tables(module, variables, rows) if ready is None else ready
+  apply = lambda **batch: module.apply(variables, batch, own)
   if rows == "users":
     return lambda users, items=None: (apply(users=users) if items is None else apply(users=users, items=items)).scores
-  everyone = jnp.arange(module.num_users)
-  whole = apply(users=everyone) if module.inner_product else None  # scores of it are never computed
 
   def score(items, users=None):
-    if users is not None and whole is not None:
-      return gathered_product(whole.items[items], whole.query, users)
+    if whole is not None:
+      query, table = whole
+      return table[items] @ query.T if users is None else gathered_product(table[items], query, users)
     if users is not None:
       pairs = apply(users=users.reshape(-1), items=jnp.repeat(items, users.shape[1])[:, None])
       return pairs.scores.reshape(users.shape)
-    if whole is not None:
-      return whole.items[items] @ whole.query.T
+    everyone = jnp.arange(module.num_users)
     return apply(users=everyone, items=jnp.broadcast_to(items, (module.num_users, items.shape[0]))).scores.T
 
   return score
@@ -138,28 +145,47 @@ def _best(select, k):  # cached, so that equal functions are one compilation
 
 
 def network_top_k(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool,
-                  rows: str = "users", guess: Array | None = None) -> Ranked:
-  """The k best items of every user by a network, [U, k] (or users of every item). Not inside jit.
+                  rows: str = "users") -> Ranked:
+  """The k best items of every user by a network, [U, k] (or users of every item). Not inside jit."""
+  if not _is_one_cpu():
+    return _by_block(module, variables, seen, _best(top_k, k), exclude_seen, rows)
+  ready = _tables(module, variables, rows)
 
-  `guess` [U, k], an earlier such list, does not change the result: it makes it faster.
-  """
-  if guess is None:
-    return _by_block(module, variables, seen, (), _best(top_k, k), exclude_seen, rows)
-  padding = seen.blocks.users.size - guess.shape[0]
-  guesses = jnp.pad(guess, ((0, padding), (0, 0))).reshape(*seen.blocks.users.shape, k)
-  return _by_block(module, variables, seen, (guesses,), top_k_near, exclude_seen, rows)
+  def block(b):
+    scored = _places(module, variables, ready, seen.blocks, b, exclude_seen=exclude_seen, rows=rows)
+    return top_k_of_places(np.asarray(scored), k)
+
+  with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+    listed = list(threads.map(block, range(seen.blocks.users.shape[0])))
+  return jax.tree.map(lambda *x: jnp.asarray(np.concatenate(x)[: seen.starts.shape[0] - 1]), *listed)
+
+
+_tables = jax.jit(tables, static_argnames=("module", "rows"))
+
+
+@functools.partial(jax.jit, static_argnames=("module", "exclude_seen", "rows"))
+def _places(module, variables, ready, blocks: Blocks, b, *, exclude_seen, rows):
+  """`top_k.places` of block `b`."""
+  own = jax.tree.map(lambda x: x[b], blocks)
+  return places(_scores(scorer(module, variables, rows, ready), own, exclude_seen))
+
+
+def _scores(score, block: Blocks, exclude_seen):
+  """[b, I] of a block, -inf for what is not to be ranked."""
+  scores = score(block.users)
+  return scores.at[block.rows, block.items].set(-jnp.inf, mode="drop") if exclude_seen else scores
 
 
 def network_soft_labels(module: nn.Module, variables: dict, seen: Seen, *, k: int, exclude_seen: bool,
                         rows: str = "users") -> tuple[Ranked, Array]:
   """(the k best items of every user [U, k], the probability [U] of all others)."""
-  return _by_block(module, variables, seen, (), _best(top_k_and_tail, k), exclude_seen, rows)
+  return _by_block(module, variables, seen, _best(top_k_and_tail, k), exclude_seen, rows)
 
 
-def _by_block(module, variables, seen, given, select, exclude_seen, rows):
-  """`select(scores [BLOCK, I], *of given)` of every block of users, the results one after the other."""
-  function = lambda x: _select(module, variables, *x, select=select, exclude_seen=exclude_seen, rows=rows)
-  parts = on_cores(function, (seen.blocks, given))
+def _by_block(module, variables, seen, select, exclude_seen, rows):
+  """`select(scores [BLOCK, I])` of every block of users, the results one after the other."""
+  function = lambda x: _select(module, variables, x, select=select, exclude_seen=exclude_seen, rows=rows)
+  parts = on_cores(function, seen.blocks)
   num_rows = seen.starts.shape[0] - 1
   # Part p holds every len(parts)-th block from the p-th on.
   join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_rows]
@@ -167,17 +193,13 @@ def _by_block(module, variables, seen, given, select, exclude_seen, rows):
 
 
 @functools.partial(jax.jit, static_argnames=("module", "select", "exclude_seen", "rows"))
-def _select(module, variables, blocks: Blocks, given, *, select, exclude_seen, rows):
+def _select(module, variables, blocks: Blocks, *, select, exclude_seen, rows):
   score, whole = scorer(module, variables, rows), _whole(module)
+  return jax.lax.map(lambda block: select(_scores(lambda users: whole(score(users)), block, exclude_seen)), blocks)
 
-  def block(x):
-    (users, seen_rows, items), given = x
-    scores = whole(score(users))
-    if exclude_seen:
-      scores = scores.at[seen_rows, items].set(-jnp.inf, mode="drop")
-    return select(scores, *given)
 
-  return jax.lax.map(block, (blocks, given))
+def _is_one_cpu() -> bool:
+  return jax.default_backend() == "cpu" and jax.local_device_count() == 1
 
 
 def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
@@ -185,7 +207,7 @@ def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
 
   XLA runs a top-k, like most loops, on one core. The last blocks are repeated to make parts equal.
   """
-  parts = min(os.cpu_count(), _MOST_PARTS) if jax.default_backend() == "cpu" and jax.local_device_count() == 1 else 1
+  parts = min(os.cpu_count(), _MOST_PARTS) if _is_one_cpu() else 1
   size = -(-jax.tree.leaves(blocks)[0].shape[0] // parts)
   part = lambda p: jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size) * parts + p, x.shape[0] - 1)], blocks)
   if parts == 1:

@@ -152,10 +152,10 @@ def teacher_lists(run: train.Run, edge: train.Edge, params: dict, given, sources
   return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *lists) if edge.kd.all_teachers else lists[0]
 
 
-def _network_lists(run, name, edge, k, params, given, sources, guess=None) -> Ranked:
+def _network_lists(run, name, edge, k, params, given, sources) -> Ranked:
   return ranking.network_top_k(
       dict(run.networks)[name], train.variables(given, params, name), sources.seen[edge.kd.rows], k=k,
-      exclude_seen=edge.kd.lists.exclude_seen, rows=edge.kd.rows, guess=guess)
+      exclude_seen=edge.kd.lists.exclude_seen, rows=edge.kd.rows)
 
 
 def check_teacher(ranked: Ranked) -> None:
@@ -189,8 +189,7 @@ def learner_lists(run: train.Run, params: dict, given, sources: Sources, epoch: 
     wanted, keep = edge.kd.lists, before is not None and epoch % edge.kd.lists.every
     if wanted.student:
       lists.student[edge.key] = before.student[edge.key] if keep else _network_lists(
-          run, edge.learner, edge, wanted.student, params, given, sources,
-          None if before is None else before.student[edge.key].items)
+          run, edge.learner, edge, wanted.student, params, given, sources)
     if wanted.teacher and edge.key not in sources.teacher:
       lists.teacher[edge.key] = before.teacher[edge.key] if keep else teacher_lists(run, edge, params, given, sources)
   return lists

@@ -1,5 +1,6 @@
 """--shard_tables: each device holds its rows of every table and of its moments, and none ever a whole one."""
 
+import functools
 import json
 import os
 import re
@@ -115,10 +116,10 @@ def count_in_loops(names):
   epoch = jax.jit(parallel.compile_epoch(run, "jit", contract.BATCH))
   student = dict(run.networks)[names[0]], train.variables(given, state.params, names[0])
   held, blocks = ranking.held_out(dataset.validation, [dataset.train], 950)[0], ranking.seen_by_users(dataset).blocks
-  guess = (np.zeros((*blocks.users.shape, 5), np.int32),)
   lowered = (epoch.lower(state, given, {}, drawn, jax.random.key(6)),
              ranking._ranks.lower(*student, held.items, held.groups, held.counts, held.starts),
-             ranking._select.lower(*student, blocks, guess, select=top_k.top_k_near, exclude_seen=True, rows="users"))
+             ranking._select.lower(*student, blocks, select=functools.partial(top_k.top_k, k=5), exclude_seen=True,
+                                   rows="users"))
   print(json.dumps([in_loops(program.compile().as_text()) for program in lowered]))
 
 

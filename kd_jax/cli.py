@@ -70,7 +70,7 @@ TRAIN = dict(
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
-             "folds", "repeats", "num_processes")
+             "folds", "repeats", "num_processes", "jobs")
 _NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors", "process_id",
                  "data_memory")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),

@@ -29,8 +29,10 @@ from kd_jax import (
     __version__,
     artifacts,
     cli,
+    data,
     experiment,
     figures,
+    jobs,
     lookup,
     metrics,
     monitoring,
@@ -142,31 +144,31 @@ def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
 
 
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
-              folds: int | None = None, rows: list[str] | None = None, together: bool = False) -> dict:
+              folds: int | None = None, rows: list[str] | None = None, together: bool = False,
+              at_a_time: int = 1) -> dict:
   """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
 
   With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
-  rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers.
+  rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers;
+  so many runs `at_a_time`, in processes of their own.
   Raises InputError if a run diverges, before there is a table without it; the other seeds of its row are finished.
   """
+  jobs.check(at_a_time)
   table = choose(load(name), rows) if rows else load(name)
   seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
   ordered = sorted(table["row"], key=lambda row: any(flag in row for flag in _FROM_ROWS))  # teachers first
-  reports = {row["row"]: [] for row in table["row"]}
-  metric, number = table["metrics"][0], itertools.count(1)
-  every = [range(seeds)] if together else [[seed] for seed in range(seeds)]
-  for at_once, row in itertools.product(every, ordered):
-    arguments = [_arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
-    runs_of = [cli.parse(_definition(), _fold(x, folds) if folds else x) for x in arguments]
-    sweep.check(experiment.run_together(runs_of))
-    for seed, values in zip(at_once, runs_of, strict=True):
-      found = _evaluate(table, pathlib.Path(values.workdir), values)
-      reports[row["row"]].append(found)
-      print(f"{next(number)}/{seeds * len(ordered)}  {row['row']}, seed {seed}: test {metric} "
-            f"{found['metrics'][metric]:.4f}, {found['epochs']} epochs in {found['training_seconds']:.1f} s",
-            flush=True)
+  reports, metric, number = {row["row"]: {} for row in table["row"]}, table["metrics"][0], itertools.count(1)
+  every = [tuple(range(seeds))] if together else [(seed,) for seed in range(seeds)]
+  calls = {(row["row"], at_once): (table, row, at_once, runs_dir, own, folds)
+           for at_once, row in itertools.product(every, ordered)}
+  for (row, at_once), made in _done(calls, at_a_time):
+    for seed, found in zip(at_once, made, strict=True):
+      reports[row][seed] = found
+      print(f"{next(number)}/{seeds * len(ordered)}  {row}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
+            f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
+  reports = {row: [found for _, found in sorted(made.items())] for row, made in reports.items()}
   monitor = runs.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / runs.RESULT)["monitor"]
   monitor = table["metrics"][0] if monitor == monitoring.LAST else monitoring.names(monitor)[0]
   result = _result(table, reports, seeds)
@@ -178,6 +180,30 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   (root / f"{table['name']}.md").write_text(table_page.markdown(table, result))
   figures.draw(result, _curves(table, seeds, runs_dir, monitor), root / f"{table['name']}.png")
   return result
+
+
+def _done(calls, at_a_time):
+  """((row, seeds), reports) of every call of `_made`, in their order, or as processes finish them."""
+  if at_a_time == 1:
+    return ((key, _made(*call)) for key, call in calls.items())
+  learns_from = {(row, at_once): {(other, at_once) for flag in _FROM_ROWS for other in _others(call[1], flag)}
+                 for (row, at_once), call in calls.items()}
+  for values in {values.data: values for call in calls.values() for values in _values(*call)}.values():
+    data.load(values.data, values.data_dir, values.cache_dir)  # once, and terms of use are read where it is said
+  return jobs.run(at_a_time, _made, calls, learns_from)
+
+
+def _values(table, row, at_once, runs_dir, own, folds):
+  """The flags of a row's runs."""
+  arguments = [_arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
+  return [cli.parse(_definition(), _fold(x, folds) if folds else x) for x in arguments]
+
+
+def _made(table, *of_row) -> list[dict[str, Any]]:
+  """test.json of a row's runs, which are trained at once where they are not finished."""
+  runs_of = _values(table, *of_row)
+  sweep.check(experiment.run_together(runs_of))
+  return [_evaluate(table, pathlib.Path(values.workdir), values) for values in runs_of]
 
 
 def _evaluate(table, directory, values) -> dict[str, Any]:

@@ -14,6 +14,7 @@ FLAGS = cli.define(
     seeds=("integer", None, "Number of seeds; default: the table's."),
     rows=("string", "", "Only these rows, A,B, and those that they learn from; default: all."),
     together=("boolean", False, "Train the seeds of a row at once: sooner done, where runs are short."),
+    jobs=("integer", 1, "Runs at a time, each in a process and on cores of its own; seconds of a run are then more."),
     folds=("integer", None, "k-fold cross-validation of labelled data: seed s tests on fold s of so many."))
 
 
@@ -24,7 +25,7 @@ def main(values):
   from kd_jax import tables
 
   tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
-                   values.folds, values.rows.split(",") if values.rows else None, values.together)
+                   values.folds, values.rows.split(",") if values.rows else None, values.together, values.jobs)
   name = pathlib.Path(values.table).stem
   place = pathlib.Path(values.workdir)
   print(f"\n{(place / f'{name}.md').read_text()}")

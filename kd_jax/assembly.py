@@ -73,6 +73,8 @@ def setup(values: flags.FlagValues) -> Setup:
   if bool(kds) != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
                      "--teacher or --peer is given, but no --kd to distil with")
+  if not kds and not values.loss_weight:
+    raise InputError("--loss_weight=0: without --kd nothing is left to learn from")
   dataset, loss, monitor = _load(values)
   streamed = dataset.stream is not None
   described, features = _described(values, dataset)
@@ -95,7 +97,7 @@ def setup(values: flags.FlagValues) -> Setup:
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
   run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, loss,
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay, _frozen(values)),
-                  values.reduction, loss in tasks.ALL_ITEMS)
+                  values.reduction, loss in tasks.ALL_ITEMS, loss_weight=values.loss_weight)
   _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))

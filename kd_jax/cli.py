@@ -39,6 +39,7 @@ TRAIN = dict(
     weight_decay=("float", 0.0, "Weight decay."),
     loss=("string", "", "Base loss: bpr, bce, softmax (over the positive and its negatives) or cross_entropy "
           "(softmax over all items, no negatives); bce or softmax for labelled data. Empty: bpr, or bce if labelled."),
+    loss_weight=("float", 1.0, "Weight of the base loss beside the methods of --kd; 0: they alone are learned from."),
     kd_per=("string", "interaction", "Weigh a distilled user of a batch by its interactions there, or every user "
             "alike: interaction or user."),
     reduction=("string", "sum", "How per-example losses of a batch are reduced: sum (the literature's) or mean."),
@@ -71,8 +72,8 @@ _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "floa
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
              "folds", "repeats", "num_processes", "jobs")
-_NON_NEGATIVE = ("weight_decay", "patience", "seed", "teacher_unknown_ids", "warmup", "factors", "process_id",
-                 "data_memory")
+_NON_NEGATIVE = ("weight_decay", "loss_weight", "patience", "seed", "teacher_unknown_ids", "warmup", "factors",
+                 "process_id", "data_memory")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", "recbole", ""),

@@ -1,7 +1,7 @@
 """The directory of a run: everything that redoes it.
 
   flags.txt       the flags, as a flagfile
-  run.json        versions, devices, hashes of the data and features, size of the model, the teacher
+  run.json        versions, commit, devices, hashes of the data and features, size of the model, the teacher
   metrics.jsonl   one line per epoch
   checkpoints/    the latest state and the best parameters, with sha256
   result.json     written last: best epoch, validation metrics, seconds
@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import platform
+import subprocess
 from importlib import metadata
 from typing import Any
 
@@ -55,7 +56,8 @@ def finished(directory: str | os.PathLike, values: flags.FlagValues) -> dict[str
 def start(directory: str | os.PathLike, values: flags.FlagValues, info: dict[str, Any]) -> None:
   """Writes flags.txt and run.json; data and teacher must be those of the run that is there. Raises InputError."""
   path = pathlib.Path(directory) / INFO
-  info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES}}
+  info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES},
+                 "commit": commit(pathlib.Path(__file__).parent.parent)}
   if path.exists():
     before = read_info(directory)
     compared = {"hashes": "data", "teacher": "teacher", "features": "features", "init_from": "--init_from"}
@@ -76,6 +78,18 @@ def _own_flags(values) -> dict[str, str]:
 def _read_flags(path) -> dict[str, str]:
   pairs = (line[2:].split("=", 1) for line in path.read_text().splitlines() if line.startswith("--"))
   return {name: value for name, value in pairs if name not in _PLACES}
+
+
+def commit(root: pathlib.Path) -> str | None:
+  """The commit that is checked out in `root`, with a + if files differ from it; None where there is no repository."""
+  git = lambda *words: subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout
+  try:
+    if not (root / ".git").exists():  # nor of a repository that only holds the environment we are installed in
+      return None
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return git("rev-parse", "--short=10", "HEAD").strip() + ("+" if changed else "")
+  except (OSError, subprocess.CalledProcessError):
+    return None
 
 
 def _version(package):

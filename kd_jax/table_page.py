@@ -28,7 +28,7 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
           f"{_cold(result)}. Data: `{result['data']}`.")
   notes = [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
-              _curves(result), _groups(result), _comparisons(result)]
+              _curves(result), _groups(result), _comparisons(result), [_made_by(result["made_by"])]]
   return "\n".join(line for section in sections if section for line in [*section, ""])
 
 
@@ -96,3 +96,16 @@ def _comparisons(result) -> list[str]:
           f"{averaged}Users are the sample. Bootstrap interval over users; Cohen's d of paired differences; two-sided "
           "paired t-test and sign-flip randomisation test, p after Holm's correction over these rows. "
           "All metrics are in the JSON."]
+
+
+def _made_by(made) -> str:
+  versions = [f"{name} {' and '.join(found)}" for name, found in made["versions"].items()
+              if name in ("kd_jax", "jax", "flax", "optax", "numpy")]
+  commits = f" (commit {', '.join(made['commits'])})" if made["commits"] else ""
+  return (f"Made by {versions[0]}{commits}, {', '.join(versions[1:])}, Python {' and '.join(made['python'])}, on "
+          f"{' and '.join(made['devices'])}; training took {_time(made['seconds'])} in all.")
+
+
+def _time(seconds) -> str:
+  hours, minutes = divmod(round(seconds / 60), 60)
+  return f"{seconds:.0f} s" if seconds < 600 else f"{hours} h {minutes} min" if hours else f"{minutes} min"

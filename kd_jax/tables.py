@@ -174,7 +174,8 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   result = _result(table, reports, seeds)
   for row, made in zip(table["row"], result["rows"], strict=True):
     made["test_curve"] = _beside_published(row, [run_dir(runs_dir, row["row"], seed) for seed in range(seeds)])
-  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor, "folds": folds}
+  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor, "folds": folds,
+             "made_by": _made_by([run_dir(runs_dir, row["row"], seed) for row in ordered for seed in range(seeds)])}
   root = pathlib.Path(workdir)
   artifacts.write_json_atomic(root / f"{table['name']}.json", result)
   (root / f"{table['name']}.md").write_text(table_page.markdown(table, result))
@@ -304,6 +305,16 @@ def _beside_published(row, directories) -> dict[str, list[dict[str, Any]]]:
     reached = [(epoch, value, [own[epoch] for own in lines if epoch in own]) for epoch, value in points]
     found[metric] = [{"epoch": e, "published": value} | _summary(values) for e, value, values in reached if values]
   return found
+
+
+def _made_by(directories) -> dict[str, Any]:
+  """What runs were made by: commits, versions and devices, each as often as they differ; seconds of training."""
+  infos = [runs.read_info(directory) for directory in directories]
+  distinct = lambda values: sorted({value for value in values if value})
+  packages = {name: distinct(info["versions"][name] for info in infos) for name in infos[0]["versions"]}
+  return {"commits": distinct(info.get("commit") for info in infos), "versions": packages,
+          "python": distinct(info["python"] for info in infos), "devices": distinct(info["devices"] for info in infos),
+          "seconds": sum(runs.read_json(directory / runs.RESULT)["seconds"] for directory in directories)}
 
 
 def _add_transfer(table, rows):

@@ -32,6 +32,7 @@ class Run(NamedTuple):
   reduction: str  # "sum" or "mean" over the batch
   all_items: bool = False  # does the base loss take scores of all items, not of the positive and negatives alone?
   parts: int = 1  # of an epoch, each a call of `train_epoch`
+  loss_weight: float = 1.0  # of the base loss
 
 
 class TrainState(NamedTuple):
@@ -275,7 +276,7 @@ def train_step(state: TrainState, given, targets, batch, rng, epoch=0, *, run: R
                                    run=run, axis_name=axis_name, whole=whole)
     sums = {"base": jnp.sum(batch["weight"] * base)}
     sums |= {key: jnp.sum(weight * loss) for key, (loss, weight) in terms.items()}
-    return sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), sums
+    return run.loss_weight * sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), sums
 
   grads, sums = jax.grad(total, has_aux=True)(state.params)
   size = jnp.sum(batch["weight"])

@@ -3,7 +3,9 @@
 import json
 import pathlib
 import shutil
+import subprocess
 
+import jax
 import numpy as np
 import pytest
 
@@ -98,9 +100,29 @@ def test_published_curves_stand_beside_the_epochs_that_were_run(made):
 def test_the_page_shows_all_of_it(made):
   page = (made[0] / "small.md").read_text()
   for words in ("| recall@10 | both | 0.9000 |", "| below |", "| both − student |", "1 of 2 values are within",
-                "- teacher: said of the teacher", "SYNTHETIC", "recall@10(unpopular)", "2 seeds"):
+                "- teacher: said of the teacher", "SYNTHETIC", "recall@10(unpopular)", "2 seeds",
+                f"jax {jax.__version__}", " s in all."):
     assert words in page
+  made_by = made[1]["made_by"]
+  results = [runs.read_json(path) for path in (made[0] / "runs").glob("*/result.json")]
+  assert len(results) == 6 and made_by["seconds"] == pytest.approx(sum(x["seconds"] for x in results))
   assert (made[0] / "small.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_commit_is_named_and_whether_files_differ_from_it(tmp_path):
+  assert runs.commit(tmp_path) is None
+  git = lambda *words: subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+                                      check=True, capture_output=True, text=True).stdout.strip()
+  git("init")
+  assert runs.commit(tmp_path) is None  # nothing was committed
+  (tmp_path / "file").write_text("1")
+  git("add", "file")
+  git("commit", "-m", "first")
+  assert runs.commit(tmp_path) == git("rev-parse", "HEAD")[:10]
+  (tmp_path / "other").write_text("is not of the source")
+  assert "+" not in runs.commit(tmp_path)
+  (tmp_path / "file").write_text("2")
+  assert runs.commit(tmp_path) == git("rev-parse", "HEAD")[:10] + "+"
 
 
 def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):

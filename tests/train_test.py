@@ -228,6 +228,19 @@ def test_the_update_is_of_base_plus_weighted_methods():
     assert np.abs(first - base).max() > 1e-3
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_the_base_loss_has_a_weight_too(weight):
+  kds, moves = [(0.5, kl(candidates="full"))], []
+  given = train.Given({train.TEACHER: to_jax(tables(9, 4))}, {})
+  for own, chosen in ((1.0, []), (0.0, kds), (weight, kds)):
+    run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=chosen)._replace(loss_weight=own)
+    found, losses = run_steps(run, start(run, tables(7)), 1, given)
+    moves.append({k: np.asarray(found[k], np.float64) - tables(7)[k] for k in found})
+    assert losses[0]["base"] > 0  # what is logged is not weighted
+  for k in ("user", "item"):
+    base, method, both = (m[k] for m in moves)
+    np.testing.assert_allclose(both, weight * base + method, rtol=1e-4, atol=1e-5)
+
 
 class Same(nn.Module):
   """An adapter with a parameter, that changes nothing."""

@@ -54,6 +54,8 @@ TRAIN = dict(
              "chooses, and training stops when none improves. epoch: the last epoch. hit@10(sampled 499): among so "
              "many unseen items; where all are such, only these are ranked. Empty: ndcg@10; for labelled data map, or "
              "auc if there is one label."),
+    keep_every=("integer", 0, "Every so many epochs, keep the run as it would be if it ended there: "
+                "WORKDIR/after/EPOCH, a run directory too, such as a teacher of a curriculum. 0: never."),
     log_test=("boolean", False, "Also evaluate on the test split at every validation, for curves to compare with "
               "published ones; nothing is chosen by them."),
     mask_validation=("boolean", False, "With --log_test, leave validation items out of the test candidates."),
@@ -72,8 +74,8 @@ _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "floa
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
              "folds", "repeats", "num_processes", "jobs")
-_NON_NEGATIVE = ("weight_decay", "loss_weight", "patience", "seed", "teacher_unknown_ids", "warmup", "factors",
-                 "process_id", "data_memory")
+_NON_NEGATIVE = ("weight_decay", "loss_weight", "patience", "keep_every", "seed", "teacher_unknown_ids", "warmup",
+                 "factors", "process_id", "data_memory")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", "recbole", ""),

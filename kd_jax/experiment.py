@@ -206,6 +206,8 @@ def _train(trainings: list[Training]) -> dict[str, InputError]:
       if not unsaved and (asked or long):
         unsaved, saved_at = {x.values.workdir for x in trainings}, time.perf_counter()
       for x in trainings:
+        if x.values.keep_every and x.position.epoch % x.values.keep_every == 0:
+          processes.by_first(_keep, x, sharding.resize(x.best, _whole(x.ready, x.state.memory)[1]))
         if _done(x) or (x.values.workdir in unsaved and _lists_are_due(x)):
           whole = sharding.resize((x.state, x.best), _whole(x.ready, x.state.memory))
           processes.by_first(checkpoint.save, x.values.workdir, x.position.epoch, *whole, x.position._asdict())
@@ -216,6 +218,14 @@ def _train(trainings: list[Training]) -> dict[str, InputError]:
       if asked and trainings and not unsaved:
         raise stopping.Agreed
   return failed
+
+
+def _keep(training, best):
+  """Makes the directory that the run would be if it ended here."""
+  position = training.position
+  made = runs.start_after(training.values.workdir, position.epoch)
+  checkpoint.save(made, position.epoch, {}, best, position._asdict())
+  artifacts.write_json_atomic(made / runs.RESULT, _result(training.ready, position))
 
 
 def _traced(values, number):
@@ -281,7 +291,10 @@ def _after_epoch(training, losses, seconds):
   return training._replace(best=best, position=position), line
 
 
+def _result(ready, position) -> dict[str, Any]:
+  return {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": ready.monitor,
+          "validation": position.best, "seconds": position.seconds}
+
+
 def _finish(values, ready, position) -> None:
-  result = {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": ready.monitor,
-            "validation": position.best, "seconds": position.seconds}
-  processes.by_first(artifacts.write_json_atomic, os.path.join(values.workdir, runs.RESULT), result)
+  processes.by_first(artifacts.write_json_atomic, os.path.join(values.workdir, runs.RESULT), _result(ready, position))

@@ -6,6 +6,7 @@
   checkpoints/    the latest state and the best parameters, with sha256
   result.json     written last: best epoch, validation metrics, seconds
   test.json       written by evaluate.py
+  after/EPOCH     with --keep_every, the directory that the run would be if it had ended after so many epochs
 """
 
 from __future__ import annotations
@@ -69,6 +70,21 @@ def start(directory: str | os.PathLike, values: flags.FlagValues, info: dict[str
   path.with_name(RESULT).unlink(missing_ok=True)  # of a run that now goes on for longer
   path.with_name(FLAGS).write_text("".join(f"--{name}={value}\n" for name, value in _own_flags(values).items()))
   artifacts.write_json_atomic(path, info)
+
+
+def after(directory: str | os.PathLike, epoch: int) -> pathlib.Path:
+  """Where a run keeps what it was after `epoch` epochs."""
+  return pathlib.Path(directory) / "after" / str(epoch)
+
+
+def start_after(directory: str | os.PathLike, epoch: int) -> pathlib.Path:
+  """Makes `after(directory, epoch)`, with flags.txt and run.json of that run, and returns it."""
+  made = after(directory, epoch)
+  made.mkdir(parents=True, exist_ok=True)
+  flags_of_run = _read_flags(pathlib.Path(directory) / FLAGS) | {"epochs": str(epoch)}
+  (made / FLAGS).write_text("".join(f"--{name}={value}\n" for name, value in flags_of_run.items()))
+  artifacts.write_json_atomic(made / INFO, read_info(directory))
+  return made
 
 
 def _own_flags(values) -> dict[str, str]:

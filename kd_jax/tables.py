@@ -11,6 +11,7 @@
   tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest of these is how far from a
                            published value ours may be, in units, in shares of it, in our std over seeds
   [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed,
+                           "row@50" from what it was after 50 epochs (--keep_every), or its end if it ended before;
                            `init_from = "row"` starts from its parameters
            published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
            published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}, test values after so many epochs; --log_test
@@ -78,19 +79,20 @@ def _check(path, table):
     unknown |= set(part.get("tolerance", {})) - _TOLERANCES
   if unknown:
     raise InputError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
-  names = [row.get("row") for row in table["row"]]
+  names, parsed = [row.get("row") for row in table["row"]], {}
   for row in table["row"]:
     if other := set(row.get("published", {})) - set(table["metrics"]):
       raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
-    if "," in str(row.get("row")):
-      raise InputError(f"{path}: row {row['row']!r}: no commas, they separate teachers")
+    if set(",@") & set(str(row.get("row"))):
+      raise InputError(f"{path}: row {row['row']!r}: no commas, which separate rows, and no @, before epochs")
     others = {other for flag in _FROM_ROWS for other in _others(row, flag)}
     if not others <= set(names) or names.count(row.get("row")) != 1:
       raise InputError(f"{path}: row {row.get('row')!r} is named twice or its {' or '.join(_FROM_ROWS)} is no row")
-    values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))
+    parsed[row["row"]] = values = cli.parse(_definition(), _arguments(table, row, 0, "x", "x", []))
     monitoring.needs(values.monitor)
     if "published_curve" in row and not values.log_test:
       raise InputError(f"{path}: row {row['row']!r}: published_curve needs --log_test")
+  _check_kept(path, table, parsed)
   mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
   missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
   if missing or any(len(pair) != 2 for pair in table.get("compare", [])):
@@ -98,10 +100,36 @@ def _check(path, table):
                      f"{', '.join(map(repr, sorted(missing)))}")
 
 
+def _check_kept(path, table, parsed):
+  """What a row was after some epochs has to be kept."""
+  for row in table["row"]:
+    for other, epoch in (named for flag in _FROM_ROWS for named in _named(row, flag)):
+      every = parsed[other].keep_every
+      if epoch and (not every or epoch % every):
+        raise InputError(f"{path}: row {row['row']!r}: {other}@{epoch} needs a --keep_every of row {other!r} that "
+                         f"divides {epoch}")
+
+
 def _others(row, flag) -> list[str]:
   """The rows that a row names: none, one or a list."""
-  found = row.get(flag, [])
-  return [found] if isinstance(found, str) else found
+  return [name for name, _ in _named(row, flag)]
+
+
+def _named(row, flag) -> list[tuple[str, int]]:
+  """(row, epoch after which, 0 for its end) of what a row names. Raises InputError."""
+  found = []
+  for other in [row[flag]] if isinstance(row.get(flag), str) else row.get(flag, []):
+    name, at, epoch = other.partition("@")
+    if at and not (epoch.isdigit() and int(epoch)):
+      raise InputError(f"row {row.get('row')!r}: {flag} {other!r}: after @ comes a number of epochs")
+    found.append((name, int(epoch or 0)))
+  return found
+
+
+def _directory(runs_dir, row, epoch, seed) -> pathlib.Path:
+  """Where a row's run of a seed is, as it was after `epoch` if it went on for longer."""
+  whole = run_dir(runs_dir, row, seed)
+  return kept if epoch and (kept := runs.after(whole, epoch)).exists() else whole
 
 
 def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
@@ -126,7 +154,7 @@ def _definition():
 
 def _arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
   arguments = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
-  named = {flag: [run_dir(runs_dir, other, seed) for other in _others(row, flag)] for flag in _FROM_ROWS}
+  named = {flag: [_directory(runs_dir, *other, seed) for other in _named(row, flag)] for flag in _FROM_ROWS}
   return arguments + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]
 
 

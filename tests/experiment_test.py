@@ -75,6 +75,21 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(train, teache
   assert not set(other[0].values()) & set(first[0].values())
 
 
+def test_what_a_run_was_after_some_epochs_is_the_run_that_ended_there(train, teacher):
+  teach = f"--teacher={teacher}"
+  run, short = train("run", "--epochs=5", "--keep_every=2", RRD, teach), train("short", "--epochs=2", RRD, teach)
+  assert sorted(path.name for path in (run / "after").iterdir()) == ["2", "4"]
+  kept = runs.after(run, 2)
+  (saved, position), (expected, wanted) = (checkpoint.restore_best(x) for x in (kept, short))
+  assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (saved, expected)), strict=True))
+  unlike = ("seconds",)
+  assert {k: v for k, v in position.items() if k not in unlike} == {k: v for k, v in wanted.items() if k not in unlike}
+  assert report.evaluate_run(str(kept))["metrics"] == report.evaluate_run(str(short))["metrics"]
+  assert "--epochs=2\n" in (kept / runs.FLAGS).read_text()
+  taught = train("taught", f"--teacher={kept}", RRD)
+  assert runs.read_info(taught)["teacher"][0]["epoch"] == runs.read_json(kept / runs.RESULT)["best_epoch"]
+
+
 @pytest.mark.parametrize("method", ["--kd=", "--kd=rcekd(k=5, sampled=5, depth=20)"])
 def test_a_run_made_longer_is_the_longer_run(train, teacher, method):
   own = [method, f"--teacher={teacher}"] if method != "--kd=" else []

@@ -25,7 +25,7 @@ flags = ["--data=synthetic(users=60, items=240, interactions_per_user=16)", "--e
          "--batch_size=256"]
 [[row]]
 row = "teacher"
-flags = ["--model=mf(dim=8)"]
+flags = ["--model=mf(dim=8)", "--keep_every=1"]
 note = "said of the teacher"
 [[row]]
 row = "student"
@@ -34,7 +34,7 @@ published = {"recall@10" = 0.03}
 published_curve = {"ndcg@10" = [[1, 0.02], [2, 0.03], [9, 0.04]]}
 [[row]]
 row = "both"
-teacher = ["teacher", "student"]
+teacher = ["teacher@1", "teacher@9", "student"]
 flags = ["--model=mf(dim=2)", "--kd=kl(k=10)"]
 published = {"recall@10" = 0.9}
 tolerance = {absolute = 0.01}
@@ -86,6 +86,14 @@ def test_comparisons_are_of_the_users_values_averaged_over_seeds(made):
   expected = significance.compare(both, student)
   found = result["comparisons"][0]["metrics"]["ndcg@10"]
   assert {k: found[k] for k in expected} == expected and 0 < expected["users"] <= 60
+
+
+def test_a_row_learns_from_what_another_was_after_some_epochs_or_from_its_end(made):
+  run = made[0] / "runs" / "both-seed1"
+  others = [str(made[0] / "runs" / name) for name in ("teacher-seed1/after/1", "teacher-seed1", "student-seed1")]
+  assert f"--teacher={','.join(others)}\n" in (run / "flags.txt").read_text()
+  assert [x["epoch"] for x in runs.read_info(run)["teacher"]] == [
+      runs.read_json(pathlib.Path(other) / "result.json")["best_epoch"] for other in others]
 
 
 def test_published_curves_stand_beside_the_epochs_that_were_run(made):
@@ -186,7 +194,9 @@ def test_every_table_is_well_formed(path):
 
 @pytest.mark.parametrize(("old", "new", "said"), [
     ("absolute = 0.01", "absolut = 0.01", "unknown keys absolut"),
-    ('["teacher", "student"]', '["teacher", "no"]', "'both'"), ('student_row = "student"', 'student_row = "x"', "'x'"),
+    ('"student"]\nflags', '"no"]\nflags', "'both'"), ("teacher@9", "teacher@x", "after @ comes a number of epochs"),
+    ("--keep_every=1", "--keep_every=4", "teacher@1 needs a --keep_every of row 'teacher' that divides 1"),
+    ('student_row = "student"', 'student_row = "x"', "'x'"),
     ("seeds = 2", 'compare = [["both", "no"]]', "'no'"),
     ("seeds = 2", 'compare = [["both"]]', "compare"), ('"recall@10" = 0.9', '"recall@7" = 0.9', "recall@7"),
     (', "--log_test"', "", "needs --log_test"), ("kl(k=10)", "kll(k=10)", "did you mean kl")])

@@ -1,6 +1,5 @@
 """--shard_tables: each device holds its rows of every table and of its moments, and none ever a whole one."""
 
-import functools
 import json
 import os
 import re
@@ -92,7 +91,7 @@ def test_devices_do_not_talk_in_loops_of_methods_and_of_ranking():
   done = subprocess.run([sys.executable, __file__, "de", "htd", "freqd"], env=virtual(DEVICES), capture_output=True,
                         text=True)
   assert done.returncode == 0, done.stderr[-3000:]
-  for of_step, of_loops in json.loads(done.stdout):  # training, ranks of held-out items, lists near those before
+  for of_step, of_loops in json.loads(done.stdout):  # training, ranks of held-out items
     assert of_step > 0 and len(of_loops) > 0 and not any(of_loops), (of_step, of_loops)
 
 
@@ -102,7 +101,7 @@ def count_in_loops(names):
   import jax
   import methods_contract_test as contract
 
-  from kd_jax import parallel, ranking, sharding, top_k, train
+  from kd_jax import parallel, ranking, sharding, train
 
   dataset = conftest.build_dataset(num_users=300, num_items=950, train=1)
   drawn = contract.draw(dataset)
@@ -115,11 +114,9 @@ def count_in_loops(names):
                          run)
   epoch = jax.jit(parallel.compile_epoch(run, "jit", contract.BATCH))
   student = dict(run.networks)[names[0]], train.variables(given, state.params, names[0])
-  held, blocks = ranking.held_out(dataset.validation, [dataset.train], 950)[0], ranking.seen_by_users(dataset).blocks
+  held = ranking.held_out(dataset.validation, [dataset.train], 950)[0]
   lowered = (epoch.lower(state, given, {}, drawn, jax.random.key(6)),
-             ranking._ranks.lower(*student, held.items, held.groups, held.counts, held.starts),
-             ranking._select.lower(*student, blocks, select=functools.partial(top_k.top_k, k=5), exclude_seen=True,
-                                   rows="users"))
+             ranking._ranks.lower(*student, held.items, held.groups, held.counts, held.starts))
   print(json.dumps([in_loops(program.compile().as_text()) for program in lowered]))
 
 

@@ -11,9 +11,8 @@ import numpy as np
 import optax
 import pytest
 
-from kd_jax import lookup, teachers, train
+from kd_jax import lookup, scoring, teachers, train
 from kd_jax.base import Features
-from kd_jax.models import scoring
 
 NAMES = lookup.names("models")
 BATCH = {"users": jnp.array([3, 0, 7, 3, 11]), "items": jnp.array([[0, 5, 5], [39, 1, 2], [8, 8, 8], [7, 3, 0],

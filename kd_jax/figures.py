@@ -39,11 +39,16 @@ def _first(result) -> tuple[str, list[dict]]:
   return metric, [row["metrics"][metric] for row in result["rows"]]
 
 
+def _spread(found) -> list[float] | None:
+  """Standard deviations of summaries; one seed has none."""
+  return None if found[0]["std"] is None else [x["std"] for x in found]
+
+
 def _bars(axes, result):
   """The first metric with standard deviations, and published values as crosses."""
   metric, found = _first(result)
   names = [row["row"] for row in result["rows"]]
-  axes.bar(names, [x["mean"] for x in found], yerr=[x["std"] or 0 for x in found], color=COLORS[0], capsize=3)
+  axes.bar(names, [x["mean"] for x in found], yerr=_spread(found), color=COLORS[0], capsize=3)
   published = [(n, x["published"]) for n, x in zip(names, found, strict=True) if "published" in x]
   if published:
     axes.plot(*zip(*published, strict=True), "kx", label="published")
@@ -56,7 +61,7 @@ def _sizes(axes, result):
   """The first metric against the number of parameters."""
   metric, found = _first(result)
   for number, (row, x) in enumerate(zip(result["rows"], found, strict=True)):
-    axes.errorbar(row["parameters"], x["mean"], yerr=x["std"] or 0, fmt="o", color=COLORS[number % len(COLORS)])
+    axes.errorbar(row["parameters"], x["mean"], yerr=_spread([x]), fmt="o", color=COLORS[number % len(COLORS)])
     axes.annotate(row["row"], (row["parameters"], x["mean"]), xytext=(5, 3), textcoords="offset points", fontsize=8)
   axes.set(xscale="log", xlabel="parameters", ylabel=metric)
   axes.margins(x=0.2)
@@ -89,9 +94,9 @@ def _groups(axes, result):
   rows = [row for row in result["rows"] if "recall@10(popular)" in row["groups"]]
   for number, group in enumerate(("popular", "unpopular")):
     found = [row["groups"][f"recall@10({group})"] for row in rows]
-    axes.bar(np.arange(len(rows)) + 0.4 * number, [x["mean"] for x in found], 0.4, yerr=[x["std"] or 0 for x in found],
+    axes.bar(np.arange(len(rows)) + 0.4 * number, [x["mean"] for x in found], 0.4, yerr=_spread(found),
              color=COLORS[number], capsize=2, label=group)
   axes.set_xticks(np.arange(len(rows)) + 0.2, [row["row"] for row in rows])
   axes.set_ylabel("recall@10 of a group")
   axes.tick_params(axis="x", rotation=_TILT)
-  axes.legend(frameon=False)
+  axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))  # above: bars fill the panel

@@ -222,8 +222,7 @@ def _train(trainings: list[Training]) -> dict[str, InputError]:
 
 def _keep(training, best):
   """Makes the directory that the run would be if it ended here."""
-  position = training.position
-  made = runs.start_after(training.values.workdir, position.epoch)
+  made, position = runs.start_after(training.values.workdir, training.position.epoch), training.position
   checkpoint.save(made, position.epoch, {}, best, position._asdict())
   artifacts.write_json_atomic(made / runs.RESULT, _result(training.ready, position))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd_jax import ranking
+from kd_jax import ranking, sampled
 from kd_jax.base import KD, Array, Batch, InputError, Outputs
 
 TEACHER, STUDENT, PEER = "teacher", "student", "peer"
@@ -168,29 +168,10 @@ def _target(run, edge, given, batch, targets, epoch, axis_name=None) -> Batch:
 
 
 def _sampled_items(run, edge, batch, targets, axis_name) -> tuple[Array, Array]:
-  """(items [R], weights [R]): the batch's positives, and what methods on its users sampled. Every device has a share.
-
-  An item weighs what the heaviest of its interactions, or of the users that it was sampled for, weighs. R is the
-  number of all items, or of all that could be met if these are fewer.
-  """
-  num_items = next(iter(targets[edge.key].values())).shape[0]
-  met = [(batch["kd_items"], batch["kd_items_weight"])]
-  for other in edges(run):
-    if other.learner == edge.learner and other.kd.rows == "users" and "items" in targets.get(other.key, {}):
-      listed = targets[other.key]["items"][batch["kd_users"]]  # [M, C]
-      met.append((listed, jnp.broadcast_to(batch["kd_users_weight"][:, None], listed.shape)))
-  weight = jnp.zeros(num_items)
-  for items, weights in met:
-    weight = weight.at[items].max(weights)
-  devices, device = 1, 0
-  if axis_name is not None:
-    weight = jax.lax.pmax(weight, axis_name)
-    devices, device = jax.lax.axis_size(axis_name), jax.lax.axis_index(axis_name)
-  share = -(-min(num_items, devices * sum(items.size for items, _ in met)) // devices)
-  place = jnp.arange(share * devices)
-  rows = place if len(place) >= num_items else jnp.nonzero(weight, size=len(place), fill_value=num_items)[0]
-  rows = jax.lax.dynamic_slice_in_dim(rows, device * share, share)
-  return jnp.minimum(rows, num_items - 1), weight.at[rows].get(mode="fill", fill_value=0)
+  """The rows of a method that has what others sampled for users among its own."""
+  others = [targets[e.key]["items"] for e in edges(run)
+            if e.learner == edge.learner and e.kd.rows == "users" and "items" in targets.get(e.key, {})]
+  return sampled.items(batch, others, next(iter(targets[edge.key].values())).shape[0], axis_name)
 
 
 def _outputs(run, given, params, batch, targets, epoch, rng=None, axis_name=None):

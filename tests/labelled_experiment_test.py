@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from kd_jax import data, evaluate, experiment, labelling, report, runs, tables, tasks, teachers
+from kd_jax import data, evaluate, experiment, labelling, report, runs, table_file, tables, tasks, teachers
 from kd_jax.base import InputError
 
 FIELDS = "fields=('user', 'colour'), numeric=('price',)"
@@ -132,12 +132,12 @@ flags = ["--model=mlp(hidden=(4,))", "--kd=gated(candidates='full')", "--freeze=
   assert [len(row["metrics"]["auc"]["values"]) for row in result["rows"]] == [2, 2, 2]
   contexts = []
   for seed in range(2):
-    info = runs.read_info(tables.run_dir(tmp_path / "out" / "runs", "both", seed))
+    info = runs.read_info(table_file.run_dir(tmp_path / "out" / "runs", "both", seed))
     assert f"fold={seed}, folds=2" in info["data"] and len(info["teacher"]) == 2
     contexts.append(data.load(info["data"], splits=("test",)).contexts["test"])
   assert sorted(np.concatenate(contexts).tolist()) == list(range(400))
   assert "2 folds" in (tmp_path / "out" / "small.md").read_text()
   table.write_text(table.read_text().replace('init_from = "a"', 'init_from = "c"'))
   with pytest.raises(InputError, match="is no row"):
-    tables.load(str(table))
+    table_file.load(str(table))
   assert pathlib.Path(tmp_path / "out" / "small.json").exists()

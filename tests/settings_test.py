@@ -10,7 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from kd_jax import data, tables
+from kd_jax import data, table_file
 
 ROOT = pathlib.Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/settings.md").read_text()
@@ -21,13 +21,13 @@ DRUG = ("primaryid$caseid$drug_seq$role_cod$drugname$prod_ai$val_vbm$route$dose_
 
 
 def call_of(name):
-  flag, = (f for f in tables.load(name)["flags"] if f.startswith("--data="))
+  flag, = (f for f in table_file.load(name)["flags"] if f.startswith("--data="))
   return flag.removeprefix("--data=")
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_tables_are_whole_and_named_in_the_document(name):
-  table = tables.load(name)  # parses every flag
+  table = table_file.load(name)  # parses every flag
   assert [row["row"] for row in table["row"]][:3] == ["pop", table["teacher_row"], table["student_row"]]
   assert any("teacher" in row for row in table["row"])
   assert f"--table={name} " in DOCUMENT

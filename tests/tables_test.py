@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import experiment, figures, report, runs, significance, tables
+from kd_jax import experiment, figures, report, runs, significance, table_file, tables
 from kd_jax.base import InputError
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs" / "tables").glob("*.toml"))
@@ -146,14 +146,14 @@ def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):
 
 
 def test_chosen_rows_bring_their_teachers_and_no_other(made):
-  table = tables.load(str(made[0] / "small.toml")) | {"compare": [["both", "student"], ["student", "teacher"]]}
+  table = table_file.load(str(made[0] / "small.toml")) | {"compare": [["both", "student"], ["student", "teacher"]]}
   names = lambda chosen: [row["row"] for row in chosen["row"]]
-  assert names(tables.choose(table, ["both"])) == ["teacher", "student", "both"]
-  chosen = tables.choose(table, ["student"])
+  assert names(table_file.choose(table, ["both"])) == ["teacher", "student", "both"]
+  chosen = table_file.choose(table, ["student"])
   assert names(chosen) == ["student"] and chosen["compare"] == [] and "teacher_row" not in chosen
   assert chosen["student_row"] == "student"
   with pytest.raises(InputError, match="--rows=pupil: no row 'pupil' in small; there are: teacher, student, both"):
-    tables.choose(table, ["pupil"])
+    table_file.choose(table, ["pupil"])
 
 
 def test_seeds_of_a_row_may_be_trained_together(made, tmp_path):
@@ -186,7 +186,7 @@ def test_bands_are_of_the_seeds_that_still_run():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_table_is_well_formed(path):
-  table = tables.load(path.stem)
+  table = table_file.load(path.stem)
   assert table["name"] == path.stem
   published = [row for row in table["row"] if "published" in row]
   assert not published or (table["source"] and ("tolerance" in table or all("tolerance" in row for row in published)))
@@ -204,4 +204,4 @@ def test_what_cannot_be_is_refused(old, new, said, tmp_path):
   assert TABLE.count(old) == 1
   (tmp_path / "small.toml").write_text(TABLE.replace(old, new))
   with pytest.raises(InputError, match=said):
-    tables.load(str(tmp_path / "small.toml"))
+    table_file.load(str(tmp_path / "small.toml"))

@@ -1,0 +1,145 @@
+"""What a table is: a TOML file of configs/tables.
+
+  title, about             what the table shows, and its protocol
+  flags                    flags of every run
+  metrics                  the columns; cut-offs of `evaluate.CUTOFFS`
+  seeds                    how many, unless --seeds says otherwise
+  evaluate                 {mask_validation = false, history = "train", sampled = 0}
+  teacher_row, student_row the rows between which the transfer ratio is measured
+  compare                  [["row", "other row"], ...] to test for significance; default: every distilled row with
+                           student_row, and the best distilled row with every other
+  tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest of these is how far from a
+                           published value ours may be, in units, in shares of it, in our std over seeds
+  [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed,
+                           "row@50" from what it was after 50 epochs (--keep_every), or its end if it ended before;
+                           `init_from = "row"` starts from its parameters
+           published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
+           published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}, test values after so many epochs; --log_test
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tomllib
+from typing import Any
+
+from kd_jax import cli, monitoring, runs
+from kd_jax.base import InputError
+
+_FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
+_KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
+         "tolerance", "row"}
+FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
+_ROW_KEYS = {"row", "flags", *FROM_ROWS, "published", "published_curve", "tolerance", "note"}
+_TOLERANCES = {"absolute", "relative", "stds"}
+
+
+def load(name: str) -> dict[str, Any]:
+  """A table by name (configs/tables/NAME.toml) or path. Raises InputError naming file and key."""
+  path = pathlib.Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+  if not path.is_file():
+    known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.toml")))
+    raise InputError(f"--table={name}: no such table; there are: {known}")
+  try:
+    table = tomllib.loads(path.read_text())
+  except tomllib.TOMLDecodeError as error:
+    raise InputError(f"{path}: {error}") from None
+  _check(path, table)
+  return table | {"name": path.stem}
+
+
+def _check(path, table):
+  for key in ("title", "flags", "metrics", "row"):
+    if key not in table:
+      raise InputError(f"{path}: {key} is missing")
+  unknown = set(table) - _KEYS
+  for row in table["row"]:
+    unknown |= set(row) - _ROW_KEYS
+  for part in (table, *table["row"]):
+    unknown |= set(part.get("tolerance", {})) - _TOLERANCES
+  if unknown:
+    raise InputError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
+  names, parsed = [row.get("row") for row in table["row"]], {}
+  for row in table["row"]:
+    if other := set(row.get("published", {})) - set(table["metrics"]):
+      raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
+    if set(",@") & set(str(row.get("row"))):
+      raise InputError(f"{path}: row {row['row']!r}: no commas, which separate rows, and no @, before epochs")
+    learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+    if not learns_from <= set(names) or names.count(row.get("row")) != 1:
+      raise InputError(f"{path}: row {row.get('row')!r} is named twice or its {' or '.join(FROM_ROWS)} is no row")
+    parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
+    monitoring.needs(values.monitor)
+    if "published_curve" in row and not values.log_test:
+      raise InputError(f"{path}: row {row['row']!r}: published_curve needs --log_test")
+  _check_kept(path, table, parsed)
+  mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
+  missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
+  if missing or any(len(pair) != 2 for pair in table.get("compare", [])):
+    raise InputError(f"{path}: compare, teacher_row and student_row name rows (compare: pairs of them), not "
+                     f"{', '.join(map(repr, sorted(missing)))}")
+
+
+def _check_kept(path, table, parsed):
+  """What a row was after some epochs has to be kept."""
+  for row in table["row"]:
+    for other, epoch in (named for flag in FROM_ROWS for named in _named(row, flag)):
+      every = parsed[other].keep_every
+      if epoch and (not every or epoch % every):
+        raise InputError(f"{path}: row {row['row']!r}: {other}@{epoch} needs a --keep_every of row {other!r} that "
+                         f"divides {epoch}")
+
+
+def others(row, flag) -> list[str]:
+  """The rows that a row names: none, one or a list."""
+  return [name for name, _ in _named(row, flag)]
+
+
+def _named(row, flag) -> list[tuple[str, int]]:
+  """(row, epoch after which, 0 for its end) of what a row names. Raises InputError."""
+  found = []
+  for other in [row[flag]] if isinstance(row.get(flag), str) else row.get(flag, []):
+    name, at, epoch = other.partition("@")
+    if at and not (epoch.isdigit() and int(epoch)):
+      raise InputError(f"row {row.get('row')!r}: {flag} {other!r}: after @ comes a number of epochs")
+    found.append((name, int(epoch or 0)))
+  return found
+
+
+def _directory(runs_dir, row, epoch, seed) -> pathlib.Path:
+  """Where a row's run of a seed is, as it was after `epoch` if it went on for longer."""
+  whole = run_dir(runs_dir, row, seed)
+  return kept if epoch and (kept := runs.after(whole, epoch)).exists() else whole
+
+
+def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
+  """The table with only these rows and those that they learn from. Raises InputError if there is no such row."""
+  by_name = {row["row"]: row for row in table["row"]}
+  if unknown := [row for row in rows if row not in by_name]:
+    raise InputError(f"--rows={','.join(rows)}: no row {', '.join(map(repr, unknown))} in {table['name']}; "
+                     f"there are: {', '.join(by_name)}")
+  kept, waiting = set(), list(rows)
+  while waiting:
+    kept.add(row := waiting.pop())
+    waiting += [other for flag in FROM_ROWS for other in others(by_name[row], flag)]
+  chosen = {key: value for key, value in table.items() if key not in ("teacher_row", "student_row") or value in kept}
+  if "compare" in table:
+    chosen["compare"] = [pair for pair in table["compare"] if kept.issuperset(pair)]
+  return chosen | {"row": [row for row in table["row"] if row["row"] in kept]}
+
+
+def definition():
+  """The flags of a run."""
+  return cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""))
+
+
+def arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
+  """The command line of a row's run of a seed: `own` after the table's and the row's flags, then what it learns from."""
+  given = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
+  named = {flag: [_directory(runs_dir, *other, seed) for other in _named(row, flag)] for flag in FROM_ROWS}
+  return given + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]
+
+
+def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
+  """Where a row's run of a seed is kept."""
+  return pathlib.Path(runs_dir) / f"{row.replace(' ', '_')}-seed{seed}"

@@ -134,7 +134,7 @@ def definition():
 
 
 def arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
-  """The command line of a row's run of a seed: `own` after the table's and the row's flags, then what it learns from."""
+  """The command line of a row's run: flags of the table, of the row, `own`, and what it learns from."""
   given = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
   named = {flag: [_directory(runs_dir, *other, seed) for other in _named(row, flag)] for flag in FROM_ROWS}
   return given + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]

@@ -207,7 +207,7 @@ def _train(trainings: list[Training]) -> dict[str, InputError]:
         unsaved, saved_at = {x.values.workdir for x in trainings}, time.perf_counter()
       for x in trainings:
         if x.values.keep_every and x.position.epoch % x.values.keep_every == 0:
-          processes.by_first(_keep, x, sharding.resize(x.best, _whole(x.ready, x.state.memory)[1]))
+          processes.by_first(_keep, x, sharding.resize(x.best, x.ready.shapes.params["networks"]))
         if _done(x) or (x.values.workdir in unsaved and _lists_are_due(x)):
           whole = sharding.resize((x.state, x.best), _whole(x.ready, x.state.memory))
           processes.by_first(checkpoint.save, x.values.workdir, x.position.epoch, *whole, x.position._asdict())

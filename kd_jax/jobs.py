@@ -1,6 +1,6 @@
 """Calls of a function in several processes at a time, each on cores of its own.
 
-Two runs on a core each take less time than one after the other on both: much of a run is work of one core.
+Much of a run is work of one core, whatever the number that it may use.
 """
 
 from __future__ import annotations

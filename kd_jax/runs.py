@@ -68,7 +68,7 @@ def start(directory: str | os.PathLike, values: flags.FlagValues, info: dict[str
     if before["versions"] != info["versions"] or before["devices"] != info["devices"]:
       print(f"{directory}: goes on with other versions or devices; numbers may differ in the last bits")
   path.with_name(RESULT).unlink(missing_ok=True)  # of a run that now goes on for longer
-  path.with_name(FLAGS).write_text("".join(f"--{name}={value}\n" for name, value in _own_flags(values).items()))
+  _write_flags(path.with_name(FLAGS), _own_flags(values))
   artifacts.write_json_atomic(path, info)
 
 
@@ -81,14 +81,17 @@ def start_after(directory: str | os.PathLike, epoch: int) -> pathlib.Path:
   """Makes `after(directory, epoch)`, with flags.txt and run.json of that run, and returns it."""
   made = after(directory, epoch)
   made.mkdir(parents=True, exist_ok=True)
-  flags_of_run = _read_flags(pathlib.Path(directory) / FLAGS) | {"epochs": str(epoch)}
-  (made / FLAGS).write_text("".join(f"--{name}={value}\n" for name, value in flags_of_run.items()))
+  _write_flags(made / FLAGS, _read_flags(pathlib.Path(directory) / FLAGS) | {"epochs": str(epoch)})
   artifacts.write_json_atomic(made / INFO, read_info(directory))
   return made
 
 
 def _own_flags(values) -> dict[str, str]:
   return {name: str(values[name].value) for name in values if name not in _PLACES and values[name].value is not None}
+
+
+def _write_flags(path, flags_of_run):
+  path.write_text("".join(f"--{name}={value}\n" for name, value in flags_of_run.items()))
 
 
 def _read_flags(path) -> dict[str, str]:

@@ -65,7 +65,10 @@ def _check(path, table):
       raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
     if set(",@") & set(str(row.get("row"))):
       raise InputError(f"{path}: row {row['row']!r}: no commas, which separate rows, and no @, before epochs")
-    learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+    try:
+      learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+    except InputError as error:
+      raise InputError(f"{path}: row {row.get('row')!r}: {error}") from None
     if not learns_from <= set(names) or names.count(row.get("row")) != 1:
       raise InputError(f"{path}: row {row.get('row')!r} is named twice or its {' or '.join(FROM_ROWS)} is no row")
     parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
@@ -101,7 +104,7 @@ def _named(row, flag) -> list[tuple[str, int]]:
   for other in [row[flag]] if isinstance(row.get(flag), str) else row.get(flag, []):
     name, at, epoch = other.partition("@")
     if at and not (epoch.isdigit() and int(epoch)):
-      raise InputError(f"row {row.get('row')!r}: {flag} {other!r}: after @ comes a number of epochs")
+      raise InputError(f"{flag} {other!r}: after @ comes a number of epochs")
     found.append((name, int(epoch or 0)))
   return found
 

@@ -31,7 +31,7 @@ def places(scores: Array) -> Array:
 def top_k_of_places(places: np.ndarray, k: int) -> Ranked:
   """`top_k` of scores whose `places` [B, I] are given, on the host.
 
-  XLA's top-k on a CPU is a heap, slower the longer the list: of 25,000 items, twice for 50, 14 times for 3,000.
+  XLA's top-k on a CPU is a heap, slower the longer the list: BENCHMARKS.md.
   """
   size = places.shape[1]
   k, items = min(k, size), np.arange(size)

@@ -37,9 +37,8 @@ def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10
   drawn afresh every epoch, not the ten that the teachers rank highest; the loss changes for each user at its
   last stage, not when the mean stage is the last one; sums over unseen items are estimated from a sample,
   which leaves out all teachers' lists; scores are not clamped; there is a base loss, unless --loss_weight=0
-  as there. Follows it in the gain
-  2^exp(-i / 10) - 1 of the i-th item of the student's list if it is in the teacher's, and in the factor 2,
-  the ratio of its two weights, 0.01 and 0.005.
+  as there. Follows it in the gain 2^exp(-i / 10) - 1 of the i-th item of the student's list if it is in the
+  teacher's, and in the factor 2, the ratio of its two weights, 0.01 and 0.005.
   """
   def sample(rng, view):
     stage, distance = _advance(view, k, period, threshold, decay)

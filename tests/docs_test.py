@@ -10,7 +10,7 @@ import sys
 import processes_test
 import pytest
 
-from kd_jax import methods_page
+from kd_jax import methods_page, table_file
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -82,6 +82,21 @@ def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
   said = run(train)
   assert coverage in said
   assert float(re.search(r"validation .*ndcg@10 ([\d.]+)", said)[1]) > 0.12  # popularity: 0.1
+
+
+def test_the_results_are_what_their_commands_say():
+  """Every command makes its table: the rows below it, in a folder that no other table has."""
+  folders = set()
+  for section in (ROOT / "RESULTS.md").read_text().split("\n## ")[1:]:
+    if command := re.search(r"scripts/reproduce.py (.*)", section):
+      given = dict(flag.removeprefix("--").split("=", 1) for flag in command[1].split())
+      table = table_file.load(given["table"])
+      table = table_file.choose(table, given["rows"].split(",")) if "rows" in given else table
+      first = re.search(r"\| row .*\n\| --- .*\n((?:\|.*\n)+)", section)[1]
+      assert re.findall(r"^\| ([^|]+) \|", first, re.MULTILINE) == [row["row"] for row in table["row"]]
+      assert given["workdir"] not in folders, f"{given['workdir']} holds the runs of another table"
+      folders.add(given["workdir"])
+  assert len(folders) > 8
 
 
 @pytest.mark.parametrize("name", [

@@ -85,7 +85,7 @@ def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
 
 
 def test_the_results_are_what_their_commands_say():
-  """Every command makes its table: the rows below it, in a folder that no other table has."""
+  """Every command names the rows that stand below it, and a folder that no other table has."""
   folders = set()
   for section in (ROOT / "RESULTS.md").read_text().split("\n## ")[1:]:
     if command := re.search(r"scripts/reproduce.py (.*)", section):

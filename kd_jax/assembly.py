@@ -97,7 +97,8 @@ def setup(values: flags.FlagValues) -> Setup:
   learners = tuple(n for n in networks if n in (train.STUDENT, train.PEER))
   run = train.Run(tuple(networks.items()), learners, tuple(edges), kds, loss,
                   _optimizer(values.optimizer, values.learning_rate, values.weight_decay, _frozen(values)),
-                  values.reduction, loss in tasks.ALL_ITEMS, loss_weight=values.loss_weight)
+                  values.reduction, loss in tasks.ALL_ITEMS, loss_weight=values.loss_weight,
+                  embedding_l2=values.embedding_l2)
   _check_teachers(run, loaded, dataset)
   resample.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
@@ -111,6 +112,8 @@ def setup(values: flags.FlagValues) -> Setup:
   shapes = jax.eval_shape(lambda given: train.init(jax.random.key(0), run, given, example), given)
   student = shapes.params["networks"][train.STUDENT]
   transfer.check_frozen(_frozen(values), student)
+  if values.embedding_l2:
+    _check_embeddings(values, shapes.params["networks"], dataset)
   if streamed:
     run, given = streaming.split(run, given, params | shapes.params["networks"], dataset)
   if values.shard_tables:  # from the host: no device holds a whole table
@@ -146,6 +149,17 @@ def share(readies: list[Setup]) -> list[Setup]:
 
 def _frozen(values) -> tuple[str, ...]:
   return tuple(pattern.strip() for pattern in values.freeze.split(",") if pattern.strip())
+
+
+def _check_embeddings(values, learners, dataset):
+  """--embedding_l2 is for learners with both tables, and for interactions."""
+  if dataset.contexts is not None:
+    raise InputError(f"--embedding_l2={values.embedding_l2}: labelled data has no user, item and negatives")
+  for flag, name in (("model", train.STUDENT), ("peer", train.PEER)):
+    for table in tasks.EMBEDDINGS:
+      if name in learners and table not in learners[name]:
+        raise InputError(f"--embedding_l2={values.embedding_l2}: --{flag}={values[flag].value} has no table {table!r}; "
+                         "mf, lightgcn and neumf have both")
 
 
 def _warm_start(values, student, dataset) -> transfer.WarmStart | None:

@@ -36,7 +36,9 @@ TRAIN = dict(
             "\"user,item\" or \"item*\"."),
     optimizer=("string", "adam", "adam or sgd (weight decay is coupled L2, as in the literature) or adamw."),
     learning_rate=("float", 1e-3, "Learning rate."),
-    weight_decay=("float", 0.0, "Weight decay."),
+    weight_decay=("float", 0.0, "Weight decay, of all parameters at every step."),
+    embedding_l2=("float", 0.0, "Weight, in the base loss, of half the squared norms of the embeddings of an "
+                  "interaction's user, item and (their mean) negatives: the L2 of LightGCN's code and others'."),
     loss=("string", "", "Base loss: bpr, bce, softmax (over the positive and its negatives) or cross_entropy "
           "(softmax over all items, no negatives); bce or softmax for labelled data. Empty: bpr, or bce if labelled."),
     loss_weight=("float", 1.0, "Weight of the base loss beside the methods of --kd; 0: they alone are learned from."),
@@ -74,8 +76,8 @@ _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "floa
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
              "folds", "repeats", "num_processes", "jobs")
-_NON_NEGATIVE = ("weight_decay", "loss_weight", "patience", "keep_every", "seed", "teacher_unknown_ids", "warmup",
-                 "factors", "process_id", "data_memory")
+_NON_NEGATIVE = ("weight_decay", "embedding_l2", "loss_weight", "patience", "keep_every", "seed", "teacher_unknown_ids",
+                 "warmup", "factors", "process_id", "data_memory")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", "recbole", ""),

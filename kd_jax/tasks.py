@@ -60,6 +60,25 @@ ALL_ITEMS = (cross_entropy, product_cross_entropy)  # losses of the scores of al
 OF_PRODUCTS = {cross_entropy: product_cross_entropy}  # for networks whose scores are inner products
 
 
+EMBEDDINGS = ("user", "item")  # names of the tables that --embedding_l2 keeps small
+
+
+def embeddings(module) -> tuple[Array, Array]:
+  """The tables [U, D] and [I, D] themselves, before a graph propagates them."""
+  return tuple(getattr(module, table) for table in EMBEDDINGS)
+
+
+def embedding_norms(users: Array, items: Array, batch: Batch) -> Array:
+  """Half the squared norms of the embeddings of an interaction's user, its item, and its negatives (their mean).
+
+  He et al., SIGIR 2020, https://arxiv.org/abs/2002.02126, eq. 15, of the rows of a batch as in the authors' code.
+  """
+  norms = lambda rows: jnp.sum(rows**2, axis=-1) / 2
+  of_items = norms(items[batch["items"]])
+  negatives = jnp.sum(of_items[:, 1:], axis=1) / max(of_items.shape[1] - 1, 1)
+  return norms(users[batch["users"]]) + of_items[:, 0] + negatives
+
+
 def logistic(outputs: Outputs, batch: Batch) -> Array:
   """Binary cross-entropy, mean over all candidates. With one candidate, logistic regression."""
   return jnp.mean(optax.sigmoid_binary_cross_entropy(outputs.scores, batch["labels"]), axis=1)

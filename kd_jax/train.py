@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from kd_jax import ranking, sampled
+from kd_jax import ranking, sampled, tasks
 from kd_jax.base import KD, Array, Batch, InputError, Outputs
 
 TEACHER, STUDENT, PEER = "teacher", "student", "peer"
@@ -33,6 +33,7 @@ class Run(NamedTuple):
   all_items: bool = False  # does the base loss take scores of all items, not of the positive and negatives alone?
   parts: int = 1  # of an epoch, each a call of `train_epoch`
   loss_weight: float = 1.0  # of the base loss
+  embedding_l2: float = 0.0  # L2 of embeddings, in the base loss
 
 
 class TrainState(NamedTuple):
@@ -233,7 +234,11 @@ def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_n
       own, rngs = on_all(params["adapters"][edge.key]), {"noise": jax.random.fold_in(rng, j)}
       student = on_all(edge.kd.adapter.apply({"params": own}, student, teacher, target, rngs=rngs))
     terms[edge.key] = on_all(_loss(edge, student, teacher, target, axis_name)), target["weight"]
-  return sum(run.loss(base[name], batch) for name in run.learners), terms
+  losses = [run.loss(base[name], batch) for name in run.learners]
+  for name in run.learners if run.embedding_l2 else ():
+    own = dict(run.networks)[name].apply(variables(given, params, name), method=tasks.embeddings)
+    losses.append(run.embedding_l2 * tasks.embedding_norms(*own, batch))
+  return sum(losses), terms
 
 
 def _loss(edge, student, teacher, target, axis_name):

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 
 import jax
@@ -162,6 +163,15 @@ def test_cold_items_are_pushed_only_where_negatives_are_drawn_from_all(train, po
 def test_a_pool_of_negatives_is_refused_where_none_are_drawn(train):
   with pytest.raises(InputError, match="--negatives_from=warm: none are drawn"):
     train("refused", "--negatives_from=warm", "--loss=cross_entropy")
+
+
+@pytest.mark.parametrize(("flag", "message"), [
+    ("--model=cdae()", "--embedding_l2=0.01: --model=cdae() has no table 'item'; mf, lightgcn and neumf have both"),
+    ("--peer=ease()", "--embedding_l2=0.01: --peer=ease() has no table 'user'")])
+def test_l2_of_embeddings_is_refused_where_there_are_none(train, flag, message):
+  method = ["--kd=kl()"] if flag.startswith("--peer") else []
+  with pytest.raises(InputError, match=re.escape(message)):
+    train("refused", flag, "--embedding_l2=0.01", *method)
 
 
 def test_closed_forms_are_runs_too(train):

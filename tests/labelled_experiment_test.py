@@ -88,7 +88,7 @@ def test_one_label_is_clicks_and_the_lowest_log_loss_is_best(run):
 @pytest.mark.parametrize(("flag", "words"), [
     ("--loss=bpr", "choose from bce, softmax"), ("--monitor=auc", "choose from map"),
     ("--monitor=ndcg@10", "choose from map"), ("--monitor=ndcg", "--monitor"),
-    ("--negatives_from=warm", "none are drawn")])
+    ("--negatives_from=warm", "none are drawn"), ("--embedding_l2=0.1", "labelled data has no user, item")])
 def test_what_does_not_fit_the_data_is_refused(run, flag, words):
   with pytest.raises(InputError, match=words):
     run("refused", "tags", "--model=lr()", flag)

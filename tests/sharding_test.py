@@ -51,6 +51,7 @@ def compare():
       run, given, state = contract.build(dataset, jax.tree.map(lambda x: x[0], drawn), *kds, models=models)
       if not kds:
         run, given = run._replace(networks=run.networks[:1], edges=()), given._replace(params={})
+      run = run._replace(embedding_l2=0.1 if kds else 0.0)
       targets = contract.sample(dataset, run, given, state.params) if kds else {}
       print(json.dumps({"model": model, "distilled": bool(kds)} | measure(run, given, state, targets, drawn)))
 

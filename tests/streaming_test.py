@@ -57,7 +57,8 @@ def test_an_epoch_of_parts_is_that_of_the_whole_with_the_same_batches(both, taug
   """Batches and targets of a part, moved to the users of the whole, give the same parameters and losses."""
   from kd_jax import assembly, drawing
 
-  whole, streamed = (assembly.setup(flags(*FLAGS, KD, f"--teacher={taught}", "--workdir=x", *more))
+  own = (*FLAGS, KD, f"--teacher={taught}", "--embedding_l2=0.1", "--workdir=x")
+  whole, streamed = (assembly.setup(flags(*own, *more))
                      for more in ((), (f"--data_memory={MEMORY}",)))
   values = flags(*FLAGS, "--workdir=x")
   draw = drawing.of_run(values, streamed, None, jax.random.key(1))

@@ -117,6 +117,6 @@ def lightgcn(
     num_users: int, num_items: int, dim: int = 64, layers: int = 3, init_std: float = 0.1) -> nn.Module:
   """LightGCN. He, Deng, Wang, Li, Zhang, Wang, SIGIR 2020, https://arxiv.org/abs/2002.02126, eqs. 3-6.
 
-  Layers are averaged with equal weights 1 / (layers + 1). The paper's L2 of embeddings is --embedding_l2.
+  Layers are averaged with equal weights 1 / (layers + 1). The L2 of its authors' code is --embedding_l2.
   """
   return LightGCN(num_users, num_items, dim, layers, init_std)

@@ -14,6 +14,7 @@ from kd_jax import jobs, tables
 from kd_jax.base import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="of two cores")
 
 
 def work(folder, name, how="well"):
@@ -40,6 +41,7 @@ def lines(folder):
   return (folder / "log").read_text().split()
 
 
+@two_cores
 def test_calls_wait_for_those_they_need(tmp_path):
   calls = {name: (tmp_path, name) for name in "dcba"}
   found = dict(jobs.run(2, work, calls, {"a": set(), "b": {"a"}, "c": {"a"}, "d": {"b", "c"}}))
@@ -48,7 +50,7 @@ def test_calls_wait_for_those_they_need(tmp_path):
   assert said[:2] == ["+a", "-a"] and said[-2:] == ["+d", "-d"] and len(said) == 8
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="of two cores")
+@two_cores
 def test_two_at_a_time_have_cores_of_their_own(tmp_path):
   calls = {name: (tmp_path, name, "together") for name in "ab"}
   found = dict(jobs.run(2, work, calls, {key: set() for key in calls}))
@@ -56,6 +58,7 @@ def test_two_at_a_time_have_cores_of_their_own(tmp_path):
   assert one != other and not set(first) & set(second) and {*first, *second} == os.sched_getaffinity(0)
 
 
+@two_cores
 @pytest.mark.parametrize(("how", "error", "said"), [
     ("refused", InputError, "^bad is refused$"), ("killed", InputError, "--jobs=2: a process was ended from outside"),
     ("wrong", KeyError, "nothing")])
@@ -80,7 +83,7 @@ def table(tmp_path):
   return tmp_path / "small.toml"
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="of two cores")
+@two_cores
 def test_a_table_of_several_runs_at_a_time_is_the_table(table, tmp_path, capsys):
   made = tables.reproduce(str(table), str(tmp_path / "two"), None, None, None, at_a_time=2)
   said = capsys.readouterr().out.splitlines()
@@ -91,7 +94,7 @@ def test_a_table_of_several_runs_at_a_time_is_the_table(table, tmp_path, capsys)
       assert summary["values"] == pytest.approx(other["metrics"][metric]["values"], abs=1e-12), (row["row"], metric)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="of two cores")
+@two_cores
 def test_a_table_that_is_asked_to_stop_goes_on_when_started_again(table, tmp_path):
   table.write_text(TABLE.replace('"--epochs=2"', '"--epochs=200", "--patience=0"'))
   command = [sys.executable, ROOT / "scripts" / "reproduce.py", f"--table={table}", f"--workdir={tmp_path}", "--jobs=2"]

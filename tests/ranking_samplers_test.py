@@ -91,8 +91,14 @@ def test_cd_keeps_the_better_of_two_draws_until_enough_are_distinct(guide):
   assert all(len(set(row)) == sampled for row in found.tolist())
 
 
-def test_first_draw_of_cd_is_exact():
-  found = draws(cd(1, 40, 0.2), view_of(teacher=np.arange(40)))["items"][:, 0]
+@pytest.mark.parametrize("redraw", [True, False])
+def test_first_draw_of_cd_is_exact(redraw):
+  kd, view = cd(1, 40, 0.2, redraw=redraw), view_of(teacher=np.arange(40))
+  of_users = jax.vmap(lambda key, user: kd.sample(key, view._replace(user=user))["items"])
+  keys, users = jax.random.split(jax.random.key(5), 20_000), jnp.arange(20_000)
+  found = np.asarray(of_users(keys, users))[:, 0]
+  again = np.asarray(of_users(keys[::-1], users))[:, 0]
+  assert (found == again).all() == (not redraw)
   p = np.exp(-np.arange(1, 41) / 8)
   p /= p.sum()
   pairs = np.outer(p, p)

@@ -29,7 +29,7 @@ def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[fl
   for panel, own in zip(panels, axes, strict=True):
     panel(own, result)
     own.spines[["top", "right"]].set_visible(False)
-  drawing.savefig(path, dpi=120)
+  drawing.savefig(path, dpi=120, bbox_inches="tight")  # else a label can be cut
   pyplot.close(drawing)
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def test_the_results_are_what_their_commands_say():
   folders = set()
   for section in (ROOT / "RESULTS.md").read_text().split("\n## ")[1:]:
     if command := re.search(r"scripts/reproduce.py (.*)", section):
-      given = dict(flag.removeprefix("--").split("=", 1) for flag in command[1].split())
+      given = dict(flag.removeprefix("--").split("=", 1) for flag in shlex.split(command[1]))
       table = table_file.load(given["table"])
       table = table_file.choose(table, given["rows"].split(",")) if "rows" in given else table
       first = re.search(r"\| row .*\n\| --- .*\n((?:\|.*\n)+)", section)[1]

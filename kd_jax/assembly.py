@@ -21,6 +21,7 @@ from kd_jax import (
     optimizers,
     parallel,
     resample,
+    runs,
     sequences,
     sharding,
     streaming,
@@ -61,6 +62,15 @@ def _weight(weight: float | lookup.Call):
 
 
 _optimizer = functools.cache(optimizers.make)
+
+
+def finished(values: flags.FlagValues) -> dict[str, Any] | None:
+  """`runs.finished`. Raises InputError if what that run learned from is something else now."""
+  result = runs.finished(values.workdir, values)
+  if result is not None:
+    teachers.check_unchanged(values.workdir, "teacher", values.teacher.split(",") if values.teacher else [])
+    teachers.check_unchanged(values.workdir, "init_from", [values.init_from] if values.init_from else [])
+  return result
 
 
 def setup(values: flags.FlagValues) -> Setup:
@@ -157,7 +167,7 @@ def _check_embeddings(values, learners, dataset):
     raise InputError(f"--embedding_l2={values.embedding_l2}: labelled data has no user, item and negatives")
   for flag, name in (("model", train.STUDENT), ("peer", train.PEER)):
     for table in tasks.EMBEDDINGS:
-      if name in learners and table not in learners[name]:
+      if name in learners and not hasattr(learners[name].get(table), "shape"):
         raise InputError(f"--embedding_l2={values.embedding_l2}: --{flag}={values[flag].value} has no table {table!r}; "
                          "mf, lightgcn and neumf have both")
 

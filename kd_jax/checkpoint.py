@@ -98,6 +98,12 @@ def newest_manifest(run_dir: str | os.PathLike) -> pathlib.Path:
   return _newest(run_dir)[0] / "manifest.json"
 
 
+def latest_manifest(run_dir: str | os.PathLike) -> pathlib.Path | None:
+  """The manifest of `latest`, or None; what it says of the files is not verified."""
+  epoch = latest(run_dir)
+  return None if epoch is None else _root(run_dir) / f"{epoch:06d}" / "manifest.json"
+
+
 def _root(run_dir) -> pathlib.Path:
   return pathlib.Path(os.path.realpath(run_dir)) / "checkpoints"  # orbax loses saves to relative paths
 

@@ -72,12 +72,19 @@ TRAIN = dict(
     num_processes=("integer", None, "How many processes train together."),
     process_id=("integer", None, "Which of them this is, from 0; process 0 writes files and prints."),
 )
+EVALUATION = dict(
+    mask_validation=("boolean", False, "On test, leave validation items out of the candidates."),
+    history=("string", "train", "On test, what a model with inputs of interactions (sequences, graphs) reads: train or "
+             "train+validation, as is usual for sequences."),
+    sampled=("integer", 0, "Also rank each held-out item among this many unseen ones (499 in the literature)."),
+    sampled_seed=("integer", 0, "Seed of those draws."),
+)
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
 _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate", "top_k", "seeds", "split_seeds",
              "folds", "repeats", "num_processes", "jobs")
 _NON_NEGATIVE = ("weight_decay", "embedding_l2", "loss_weight", "patience", "keep_every", "seed", "teacher_unknown_ids",
-                 "warmup", "factors", "process_id", "data_memory")
+                 "warmup", "factors", "process_id", "data_memory", "sampled", "sampled_seed")
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", "recbole", ""),
@@ -110,6 +117,9 @@ def check(values: flags.FlagValues) -> None:
   """Raises InputError for a value that its flag does not take."""
   for name in values:
     _check(name, values[name].value)
+  if "keep_every" in values and values.keep_every % values.eval_every:
+    raise InputError(f"--keep_every={values.keep_every}: must be a multiple of --eval_every={values.eval_every}, which "
+                     "chooses the best epoch of what is kept")
   for name, package in _PACKAGES.items():
     if name in values and values[name].value is not None:
       (lookup.parse_sum if name == "kd" else lookup.parse)(package, values[name].value, name)

@@ -89,7 +89,7 @@ def run_together(several: Sequence[flags.FlagValues]) -> list[dict[str, Any] | I
   """
   for values in several:
     runs.check_flags(values.workdir, values)
-  found = [runs.finished(values.workdir, values) for values in several]
+  found = [assembly.finished(values) for values in several]
   waiting, failed = [values for values, result in zip(several, found, strict=True) if result is None], {}
   processes.meet()  # nothing is written before all have looked
   if waiting:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pathlib
 import platform
@@ -29,6 +30,8 @@ FLAGS, INFO, METRICS, RESULT, TEST = "flags.txt", "run.json", "metrics.jsonl", "
 _PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile", "seeds", "sweep", "coordinator", "num_processes",
            "process_id")
 _EXTENDABLE = ("epochs",)  # a run may go on for longer
+_WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "versions", "devices"},  # what each file has at least
+            RESULT: {"epochs", "best_epoch", "monitor", "seconds"}, TEST: {"metrics", "options", "epochs"}}
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -42,8 +45,17 @@ def check_flags(directory: str | os.PathLike, values: flags.FlagValues) -> None:
     if changed:
       was = ", ".join(f"--{k}={now.get(k, '')} (there: {before.get(k, '')})" for k in changed)
       raise InputError(f"--workdir={directory} holds a run with other flags: {was}; choose another directory")
+    if (done := _epochs_done(directory)) > values.epochs:
+      raise InputError(f"--epochs={values.epochs}: the run in {directory} has had {done}; choose another directory "
+                       "(--keep_every keeps what a run is after fewer)")
   elif path.parent.exists() and (not path.parent.is_dir() or {p.name for p in path.parent.iterdir()} - {".lock"}):
     raise InputError(f"--workdir={directory}: not empty, and no run is in it")
+
+
+def _epochs_done(directory) -> int:
+  path = pathlib.Path(directory) / METRICS
+  lines = path.read_text().splitlines() if path.exists() else []
+  return max((epoch for line in lines if math.isfinite(epoch := _epoch(line))), default=0)
 
 
 def finished(directory: str | os.PathLike, values: flags.FlagValues) -> dict[str, Any] | None:
@@ -126,11 +138,14 @@ def read_info(directory: str | os.PathLike) -> dict[str, Any]:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """A JSON file of a run. Raises InputError if it is missing or damaged."""
   try:
-    return json.loads(path.read_text())
-  except FileNotFoundError:
+    found = json.loads(path.read_text())
+  except (FileNotFoundError, NotADirectoryError):
     raise InputError(f"{path}: missing; is this the directory of a finished run?") from None
   except ValueError as error:
     raise InputError(f"{path}: damaged: {error}") from None
+  if missing := _WRITTEN.get(path.name, set()) - set(found if isinstance(found, dict) else ()):
+    raise InputError(f"{path}: damaged: it has no {', '.join(sorted(missing))}")
+  return found
 
 
 def truncate_metrics(directory: str | os.PathLike, epoch: int) -> None:
@@ -157,5 +172,9 @@ def append_metrics(directory: str | os.PathLike, line: dict[str, Any]) -> None:
 
 
 def read_metrics(directory: str | os.PathLike) -> list[dict[str, Any]]:
-  """All lines of metrics.jsonl."""
-  return [json.loads(line) for line in (pathlib.Path(directory) / METRICS).read_text().splitlines()]
+  """All lines of metrics.jsonl. Raises InputError if one is damaged."""
+  path = pathlib.Path(directory) / METRICS
+  try:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+  except ValueError as error:
+    raise InputError(f"{path}: damaged: {error}") from None

@@ -23,8 +23,11 @@ def points(values: flags.FlagValues) -> list[tuple[str, list[flags.FlagValues]]]
 
   Raises InputError for a flag or value that is none, before anything is written.
   """
-  found = []
-  for settings in itertools.product(*_swept(values)):
+  found, swept = [], list(_swept(values))
+  names = [choices[0][0] for choices in swept]
+  if len(set(names)) < len(names):
+    raise InputError(f"--sweep={values.sweep}: a flag is named twice; its values are to be separated by |")
+  for settings in itertools.product(*swept):
     name, several = ",".join(f"{flag}={value}" for flag, value in settings), []
     for seed in range(values.seed, values.seed + values.seeds):
       one = copy.deepcopy(values)
@@ -34,8 +37,9 @@ def points(values: flags.FlagValues) -> list[tuple[str, list[flags.FlagValues]]]
       one.workdir = str(pathlib.Path(values.workdir) / re.sub(r"[^\w.=+-]+", "_", f"{name} seed{seed}".strip()))
       several.append(one)
     found.append((name, several))
-  directories = [one.workdir for _, several in found for one in several]
-  if len(set(directories)) < len(directories):
+  every = [one for _, several in found for one in several]
+  different = {(one.seed, *(one[name].value for name in names)) for one in every}
+  if min(len(different), len({one.workdir for one in every})) < len(every):
     raise InputError(f"--sweep={values.sweep}: two of its points are the same")
   return found
 

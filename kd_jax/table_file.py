@@ -19,11 +19,12 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 import tomllib
 from typing import Any
 
-from kd_jax import cli, monitoring, runs
+from kd_jax import cli, evaluate, monitoring, runs
 from kd_jax.base import InputError
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
@@ -32,6 +33,22 @@ _KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "t
 FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
 _ROW_KEYS = {"row", "flags", *FROM_ROWS, "published", "published_curve", "tolerance", "note"}
 _TOLERANCES = {"absolute", "relative", "stds"}
+_text = lambda x: isinstance(x, str) and bool(x)
+_number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+_list_of = lambda is_one: lambda x: isinstance(x, list) and all(map(is_one, x))
+_dict_of = lambda is_one: lambda x: isinstance(x, dict) and all(map(is_one, x.values()))
+_rows = "a row or a list of rows", lambda x: _text(x) or _list_of(_text)(x)
+_point = lambda x: isinstance(x, list) and len(x) == 2 and isinstance(x[0], int) and _number(x[1])
+_KINDS = {  # what a value must be, in words and as a function
+    **dict.fromkeys(("title", "about", "source", "teacher_row", "student_row", "note"), ("text", _text)),
+    "flags": ("a list of texts, --name=value", _list_of(lambda x: _text(x) and x.startswith("--"))),
+    "metrics": ("a list of metrics", lambda x: _list_of(_text)(x) and bool(x)),
+    "seeds": ("a positive whole number", lambda x: type(x) is int and x > 0),
+    "evaluate": ("a table of options", lambda x: isinstance(x, dict)),
+    "compare": ("a list of pairs of rows", _list_of(lambda x: _list_of(_text)(x) and len(x) == 2)),
+    "tolerance": ("numbers that are not negative, {absolute = 0.01}", _dict_of(lambda x: _number(x) and x >= 0)),
+    **dict.fromkeys(FROM_ROWS, _rows), "published": ("numbers by metric", _dict_of(_number)),
+    "published_curve": ("[[epoch, value], ...] by metric", _dict_of(_list_of(_point)))}
 
 
 def load(name: str) -> dict[str, Any]:
@@ -42,10 +59,47 @@ def load(name: str) -> dict[str, Any]:
     raise InputError(f"--table={name}: no such table; there are: {known}")
   try:
     table = tomllib.loads(path.read_text())
-  except tomllib.TOMLDecodeError as error:
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
     raise InputError(f"{path}: {error}") from None
+  _check_kinds(path, table)
   _check(path, table)
-  return table | {"name": path.stem}
+  in_order(path, table["row"])
+  options = cli.define(cli.EVALUATION)
+  if unknown := set(table.get("evaluate", {})) - set(options):
+    raise InputError(f"{path}: evaluate: unknown keys {', '.join(sorted(unknown))}; there are: "
+                     f"{', '.join(cli.EVALUATION)}")
+  try:
+    cli.parse(options, [f"--{key}={value}" for key, value in table.get("evaluate", {}).items()])
+  except InputError as error:
+    raise InputError(f"{path}: evaluate: {error}") from None
+  return table | {"name": path.stem, "evaluate": {key: options[key].value for key in table.get("evaluate", {})}}
+
+
+def _check_kinds(path, table):
+  """Of every value, whether it is what it has to be."""
+  rows = table.get("row", [])
+  if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and _text(row.get("row")) for row in rows):
+    raise InputError(f"{path}: row: one or more [[row]], each with its name, row = \"student\"")
+  for where, part in (("", table), *((f"row {row['row']!r}: ", row) for row in rows)):
+    for key, value in part.items():
+      if key in _KINDS and not _KINDS[key][1](value):
+        raise InputError(f"{path}: {where}{key} = {value!r}: must be {_KINDS[key][0]}")
+  for metric in table.get("metrics", []):
+    cutoff = metric.partition("@")[2].partition("(")[0]
+    if cutoff and cutoff not in map(str, evaluate.CUTOFFS):
+      raise InputError(f"{path}: metrics: {metric!r}: cut-offs are {', '.join(map(str, evaluate.CUTOFFS))}")
+
+
+def in_order(path: str | pathlib.Path, rows: list[dict]) -> list[dict]:
+  """The rows, each after those that it learns from, else as they stand. Raises InputError: it learns from itself."""
+  found, left = [], rows
+  while left:
+    done = {row["row"] for row in found}
+    ready = [row for row in left if done.issuperset(other for flag in FROM_ROWS for other in others(row, flag))]
+    if not ready:
+      raise InputError(f"{path}: rows learn from each other in a circle: {', '.join(row['row'] for row in left)}")
+    found, left = found + ready, [row for row in left if row not in ready]
+  return found
 
 
 def _check(path, table):
@@ -59,20 +113,21 @@ def _check(path, table):
     unknown |= set(part.get("tolerance", {})) - _TOLERANCES
   if unknown:
     raise InputError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
-  names, parsed = [row.get("row") for row in table["row"]], {}
+  names, parsed = [row["row"] for row in table["row"]], {}
+  directories = [run_dir("", name, 0) for name in names]
   for row in table["row"]:
     if other := set(row.get("published", {})) - set(table["metrics"]):
       raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
-    if set(",@") & set(str(row.get("row"))):
-      raise InputError(f"{path}: row {row['row']!r}: no commas, which separate rows, and no @, before epochs")
+    if set(",@/|\\\n") & set(row["row"]):
+      raise InputError(f"{path}: row {row['row']!r}: no comma, which separates rows, no @, before epochs, no / \\ |")
     try:
       learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+      if not learns_from <= set(names) or directories.count(run_dir("", row["row"], 0)) != 1:
+        raise InputError(f"is named twice or its {' or '.join(FROM_ROWS)} is no row")
+      parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
+      monitoring.needs(values.monitor)
     except InputError as error:
-      raise InputError(f"{path}: row {row.get('row')!r}: {error}") from None
-    if not learns_from <= set(names) or names.count(row.get("row")) != 1:
-      raise InputError(f"{path}: row {row.get('row')!r} is named twice or its {' or '.join(FROM_ROWS)} is no row")
-    parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
-    monitoring.needs(values.monitor)
+      raise InputError(f"{path}: row {row['row']!r}: {error}") from None
     if "published_curve" in row and not values.log_test:
       raise InputError(f"{path}: row {row['row']!r}: published_curve needs --log_test")
   _check_kept(path, table, parsed)

@@ -25,7 +25,8 @@ from kd_jax import (
     sweep,
     table_page,
 )
-from kd_jax.table_file import FROM_ROWS, arguments, choose, definition, load, others, run_dir
+from kd_jax.base import InputError
+from kd_jax.table_file import FROM_ROWS, arguments, choose, definition, in_order, load, others, run_dir
 
 _GROUPS = ("warm", "cold", "popular", "unpopular")
 
@@ -53,13 +54,16 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
-  ordered = sorted(table["row"], key=lambda row: any(flag in row for flag in FROM_ROWS))  # teachers first
+  ordered = in_order(name, table["row"])  # teachers first
   reports, metric, number = {row["row"]: {} for row in table["row"]}, table["metrics"][0], itertools.count(1)
   every = [tuple(range(seeds))] if together else [(seed,) for seed in range(seeds)]
   calls = {(row["row"], at_once): (table, row, at_once, runs_dir, own, folds)
            for at_once, row in itertools.product(every, ordered)}
   for (row, at_once), made in _done(calls, at_a_time):
     for seed, found in zip(at_once, made, strict=True):
+      if missing := [m for m in table["metrics"] if m not in found["metrics"]]:
+        raise InputError(f"{name}: metrics: {', '.join(missing)} is none of row {row!r}; there are: "
+                         f"{', '.join(sorted(found['metrics']))}")
       reports[row][seed] = found
       print(f"{next(number)}/{seeds * len(ordered)}  {row}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
             f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)

@@ -50,6 +50,21 @@ def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
                    "labels with scripts/soft_labels.py, or name a file of your own, file:PATH")
 
 
+def check_unchanged(run: str, flag: str, paths: list[str]) -> None:
+  """Raises InputError if what a finished run learned from, --teacher or --init_from, is something else now.
+
+  What is not there any more is no matter.
+  """
+  for path, before in zip(paths, runs.read_info(run).get(flag, []), strict=False):
+    directory, pin = pathlib.Path(path), pathlib.Path(path.removeprefix(_FILE))
+    if not path.startswith(_FILE):
+      is_run = (directory / runs.FLAGS).is_file()
+      pin = checkpoint.latest_manifest(directory) if is_run else directory / "manifest.json"
+    if pin is not None and pin.is_file() and artifacts.hash_file(pin) not in before.values():
+      raise InputError(f"--{flag}={path}: not what the finished run in {run} learned from; choose another --workdir, "
+                       "or remove that run")
+
+
 def _from_file(path, dataset, unknown_ids) -> Teacher:
   found = imported.read(path, dataset, unknown_ids)
   provenance = {"file": artifacts.hash_file(path), "coverage": found.coverage}

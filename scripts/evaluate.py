@@ -9,14 +9,10 @@ import json
 from kd_jax import cli
 
 FLAGS = cli.define(
+    cli.EVALUATION,
     data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
     run=("string", None, "Run directory to evaluate."),
     split=("string", "test", "test or validation."),
-    mask_validation=("boolean", False, "On test, leave validation items out of the candidates."),
-    history=("string", "train", "On test, what a model with inputs of interactions (sequences, graphs) reads: train or "
-             "train+validation, as is usual for sequences."),
-    sampled=("integer", 0, "Also rank each held-out item among this many unseen ones (499 in the literature)."),
-    sampled_seed=("integer", 0, "Seed of those draws."),
     teacher=("string", None, "Run of its teacher: compression ratio, overlap and transfer ratio."),
     student=("string", None, "Run of the plain student: transfer ratio."))
 

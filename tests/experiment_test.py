@@ -90,11 +90,44 @@ def test_what_a_run_was_after_some_epochs_is_the_run_that_ended_there(train, tea
   assert runs.read_info(taught)["teacher"][0]["epoch"] == runs.read_json(kept / runs.RESULT)["best_epoch"]
 
 
+@pytest.mark.parametrize(("name", "content", "said"), [
+    (runs.INFO, "{}", "run.json: damaged: it has no data, devices"), (runs.RESULT, "[]", "result.json: damaged: it"),
+    (runs.INFO, '{"model"', "run.json: damaged: "), (runs.METRICS, '{"epoch": 1', "metrics.jsonl: damaged: ")])
+def test_damaged_files_of_a_run_are_named(teacher, tmp_path, name, content, said):
+  run = shutil.copytree(teacher, tmp_path / "run")
+  (run / name).write_text(content)
+  with pytest.raises(InputError, match=said):
+    report.evaluate_run(str(run))
+
+
+def test_what_is_kept_has_a_best_epoch(train, tmp_path):
+  with pytest.raises(InputError, match="--keep_every=2: must be a multiple of --eval_every=3"):
+    train("run", "--keep_every=2", "--eval_every=3")
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("method", ["--kd=", "--kd=rcekd(k=5, sampled=5, depth=20)"])
 def test_a_run_made_longer_is_the_longer_run(train, teacher, method):
   own = [method, f"--teacher={teacher}"] if method != "--kd=" else []
   train("short", *own, "--epochs=2")
-  assert outcome(train("short", *own, "--epochs=4")) == outcome(train("long", *own, "--epochs=4"))
+  directory = train("short", *own, "--epochs=4")
+  assert outcome(directory) == outcome(train("long", *own, "--epochs=4"))
+  with pytest.raises(InputError, match=r"--epochs=3: the run in .*short has had 4; choose another directory"):
+    train("short", *own, "--epochs=3")
+  assert "--epochs=4\n" in (directory / runs.FLAGS).read_text()
+
+
+@pytest.mark.parametrize("own", [("--teacher", RRD), ("--init_from",)])
+def test_a_finished_run_is_of_what_it_learned_from(train, own, tmp_path):
+  source, given = train("source", "--epochs=1"), [f"{own[0]}={tmp_path / 'source'}", *own[1:]]
+  run = train("run", *given)
+  first = outcome(run)
+  assert outcome(train("run", *given)) == first
+  train("source", "--epochs=2")
+  with pytest.raises(InputError, match=rf"{own[0]}=.*source: not what the finished run in .*run learned from"):
+    train("run", *given)
+  shutil.rmtree(source)
+  assert outcome(train("run", *given)) == first  # nothing to compare with
 
 
 @pytest.mark.parametrize(("method", "exclude_seen"), [(RRD, True), ("--kd=kl(k=20, temperature=2.0)", False)])
@@ -167,6 +200,7 @@ def test_a_pool_of_negatives_is_refused_where_none_are_drawn(train):
 
 @pytest.mark.parametrize(("flag", "message"), [
     ("--model=cdae()", "--embedding_l2=0.01: --model=cdae() has no table 'item'; mf, lightgcn and neumf have both"),
+    ("--model=two_tower()", "--embedding_l2=0.01: --model=two_tower() has no table"),
     ("--peer=ease()", "--embedding_l2=0.01: --peer=ease() has no table 'user'")])
 def test_l2_of_embeddings_is_refused_where_there_are_none(train, flag, message):
   method = ["--kd=kl()"] if flag.startswith("--peer") else []

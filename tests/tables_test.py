@@ -199,9 +199,32 @@ def test_every_table_is_well_formed(path):
     ('student_row = "student"', 'student_row = "x"', "'x'"),
     ("seeds = 2", 'compare = [["both", "no"]]', "'no'"),
     ("seeds = 2", 'compare = [["both"]]', "compare"), ('"recall@10" = 0.9', '"recall@7" = 0.9', "recall@7"),
-    (', "--log_test"', "", "needs --log_test"), ("kl(k=10)", "kll(k=10)", "did you mean kl")])
+    (', "--log_test"', "", "needs --log_test"), ("kl(k=10)", "kll(k=10)", "row 'both': .*did you mean kl"),
+    ("--keep_every=1", "--keep_evry=1", "row 'teacher': .*keep_evry"),
+    ('["teacher@1", "teacher@9", "student"]', '"both"', "in a circle: both"),
+    ('"recall@10"]', '"recall@7"]', "cut-offs are 5, 10, 20, 50"), ('["ndcg@10", "recall@10"]', "[]", "a list of metr"),
+    ("seeds = 2", "seeds = 0", "a positive whole number"), ("seeds = 2", "seeds = true", "a positive whole number"),
+    ("absolute = 0.01", "absolute = nan", "row 'both': tolerance"), ("0.9", '"high"', "row 'both': published"),
+    ("relative = 0.1", "relative = -0.1", "not negative"), ("[9, 0.04]", "[9]", "row 'student': published_curve"),
+    ('"A small table"', "5", "title = 5: must be text"), ('row = "both"', 'row = "../both"', "no / "),
+    ('row = "both"', "note = 'x'", "each with its name"), ('"--kd=kl(k=10)"', '"--kd", "kl()"', "flags = "),
+    ('row = "both"', 'row = "student"', "named twice"),
+    ("seeds = 2", 'evaluate = {history = "all"}', "choose from train"),
+    ("seeds = 2", "evaluate = {sampled = -1}", "must not be negative"), ("seeds = 2", "evaluate = {mask = 1}", "mask")])
 def test_what_cannot_be_is_refused(old, new, said, tmp_path):
   assert TABLE.count(old) == 1
   (tmp_path / "small.toml").write_text(TABLE.replace(old, new))
   with pytest.raises(InputError, match=said):
     table_file.load(str(tmp_path / "small.toml"))
+
+
+def test_rows_stand_after_those_that_they_learn_from():
+  rows = [{"row": "a", "teacher": "b@3"}, {"row": "b", "init_from": ["c"]}, {"row": "c"}, {"row": "d"}]
+  assert [row["row"] for row in table_file.in_order("", rows)] == ["c", "d", "b", "a"]
+
+
+def test_a_metric_that_runs_do_not_have_is_named(made, tmp_path):
+  (tmp_path / "small.toml").write_text(TABLE.replace('["ndcg@10", "recall@10"]', '["ndcg@10", "recall@10", "luck"]'))
+  shutil.copytree(made[0] / "runs", tmp_path / "runs")
+  with pytest.raises(InputError, match=r"luck is none of row 'teacher'; there are: .*ndcg@5"):
+    tables.reproduce(str(tmp_path / "small.toml"), str(tmp_path), None, None, None)

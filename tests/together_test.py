@@ -124,7 +124,8 @@ def test_a_run_whose_scores_are_not_finite_is_named_and_keeps_its_checkpoint(giv
     ("--sweep=learning_rate", "is not FLAG=VALUE"), ("--sweep=rate=1|2", "is not FLAG=VALUE"),
     ("--sweep=seed=1|2", "is not FLAG=VALUE"), ("--sweep=learning_rate=1e-3|fast", "learning_rate"),
     ("--sweep=learning_rate=1e-3|-1", "must be positive"), ("--sweep=model=mf(dim=4)|mff(dim=4)", "mff"),
-    ("--sweep=epochs=3|3", "the same")])
+    ("--sweep=epochs=3|3", "the same"), ("--sweep=learning_rate=1e-2|0.01", "the same"),
+    ("--sweep=epochs=3|4; epochs=5", "named twice")])
 def test_points_that_are_none_are_refused(given, tmp_path, own, words):
   with pytest.raises(InputError, match=words) as error:
     sweep.points(given("all", own))

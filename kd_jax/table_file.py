@@ -65,7 +65,7 @@ def load(name: str) -> dict[str, Any]:
   _check(path, table)
   in_order(path, table["row"])
   options = cli.define(cli.EVALUATION)
-  if unknown := set(table.get("evaluate", {})) - set(options):
+  if unknown := set(table.get("evaluate", {})) - set(cli.EVALUATION):
     raise InputError(f"{path}: evaluate: unknown keys {', '.join(sorted(unknown))}; there are: "
                      f"{', '.join(cli.EVALUATION)}")
   try:

@@ -210,7 +210,8 @@ def test_every_table_is_well_formed(path):
     ('row = "both"', "note = 'x'", "each with its name"), ('"--kd=kl(k=10)"', '"--kd", "kl()"', "flags = "),
     ('row = "both"', 'row = "student"', "named twice"),
     ("seeds = 2", 'evaluate = {history = "all"}', "choose from train"),
-    ("seeds = 2", "evaluate = {sampled = -1}", "must not be negative"), ("seeds = 2", "evaluate = {mask = 1}", "mask")])
+    ("seeds = 2", "evaluate = {sampled = -1}", "must not be negative"),
+    ("seeds = 2", "evaluate = {flagfile = 'x'}", "flagfile")])
 def test_what_cannot_be_is_refused(old, new, said, tmp_path):
   assert TABLE.count(old) == 1
   (tmp_path / "small.toml").write_text(TABLE.replace(old, new))

@@ -55,7 +55,7 @@ def check_flags(directory: str | os.PathLike, values: flags.FlagValues) -> None:
 def _epochs_done(directory) -> int:
   path = pathlib.Path(directory) / METRICS
   lines = path.read_text().splitlines() if path.exists() else []
-  return max((epoch for line in lines if math.isfinite(epoch := _epoch(line))), default=0)
+  return next((epoch for line in reversed(lines) if math.isfinite(epoch := _epoch(line))), 0)
 
 
 def finished(directory: str | os.PathLike, values: flags.FlagValues) -> dict[str, Any] | None:

@@ -64,15 +64,19 @@ def load(name: str) -> dict[str, Any]:
   _check_kinds(path, table)
   _check(path, table)
   in_order(path, table["row"])
-  options = cli.define(cli.EVALUATION)
-  if unknown := set(table.get("evaluate", {})) - set(cli.EVALUATION):
+  return table | {"name": path.stem, "evaluate": _evaluation(path, table.get("evaluate", {}))}
+
+
+def _evaluation(path, given) -> dict[str, Any]:
+  """The options of `evaluate`, read as the flags of evaluate.py are."""
+  if unknown := set(given) - set(cli.EVALUATION):
     raise InputError(f"{path}: evaluate: unknown keys {', '.join(sorted(unknown))}; there are: "
                      f"{', '.join(cli.EVALUATION)}")
   try:
-    cli.parse(options, [f"--{key}={value}" for key, value in table.get("evaluate", {}).items()])
+    options = cli.parse(cli.define(cli.EVALUATION), [f"--{key}={value}" for key, value in given.items()])
   except InputError as error:
     raise InputError(f"{path}: evaluate: {error}") from None
-  return table | {"name": path.stem, "evaluate": {key: options[key].value for key in table.get("evaluate", {})}}
+  return {key: options[key].value for key in given}
 
 
 def _check_kinds(path, table):
@@ -103,7 +107,7 @@ def in_order(path: str | pathlib.Path, rows: list[dict]) -> list[dict]:
 
 
 def _check(path, table):
-  for key in ("title", "flags", "metrics", "row"):
+  for key in ("title", "flags", "metrics"):
     if key not in table:
       raise InputError(f"{path}: {key} is missing")
   unknown = set(table) - _KEYS
@@ -117,7 +121,7 @@ def _check(path, table):
   directories = [run_dir("", name, 0) for name in names]
   for row in table["row"]:
     if other := set(row.get("published", {})) - set(table["metrics"]):
-      raise InputError(f"{path}: row {row.get('row')!r}: published {', '.join(sorted(other))} is none of the metrics")
+      raise InputError(f"{path}: row {row['row']!r}: published {', '.join(sorted(other))} is none of the metrics")
     if set(",@/|\\\n") & set(row["row"]):
       raise InputError(f"{path}: row {row['row']!r}: no comma, which separates rows, no @, before epochs, no / \\ |")
     try:
@@ -133,8 +137,8 @@ def _check(path, table):
   _check_kept(path, table, parsed)
   mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
   missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
-  if missing or any(len(pair) != 2 for pair in table.get("compare", [])):
-    raise InputError(f"{path}: compare, teacher_row and student_row name rows (compare: pairs of them), not "
+  if missing:
+    raise InputError(f"{path}: compare, teacher_row and student_row name rows, not "
                      f"{', '.join(map(repr, sorted(missing)))}")
 
 

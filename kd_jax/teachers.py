@@ -56,13 +56,20 @@ def check_unchanged(run: str, flag: str, paths: list[str]) -> None:
   What is not there any more is no matter.
   """
   for path, before in zip(paths, runs.read_info(run).get(flag, []), strict=False):
-    directory, pin = pathlib.Path(path), pathlib.Path(path.removeprefix(_FILE))
-    if not path.startswith(_FILE):
-      is_run = (directory / runs.FLAGS).is_file()
-      pin = checkpoint.latest_manifest(directory) if is_run else directory / "manifest.json"
+    pin = _pin(path)
     if pin is not None and pin.is_file() and artifacts.hash_file(pin) not in before.values():
       raise InputError(f"--{flag}={path}: not what the finished run in {run} learned from; choose another --workdir, "
                        "or remove that run")
+
+
+def _pin(path) -> pathlib.Path | None:
+  """The file whose sha256 is in the provenance of what `load` finds at `path`."""
+  if path.startswith(_FILE):
+    return pathlib.Path(path.removeprefix(_FILE))
+  directory = pathlib.Path(path)
+  if (directory / runs.FLAGS).is_file():
+    return checkpoint.latest_manifest(directory)
+  return directory / "manifest.json"
 
 
 def _from_file(path, dataset, unknown_ids) -> Teacher:

@@ -127,8 +127,8 @@ def _weighted(package, node, where):
     return 1.0, _call(package, node, where)
   left = node.left
   if isinstance(left, ast.Call) and isinstance(left.func, ast.Name) and left.func.id in SCHEDULES:
-    arguments = sorted((k.arg, _hashable(_literal(k.value, where))) for k in left.keywords)
-    return Call(left.func.id, tuple(arguments)), _call(package, node.right, where)
+    arguments = {k.arg: _hashable(_literal(k.value, where)) for k in _keywords(left, where)}
+    return Call(left.func.id, tuple(sorted(arguments.items()))), _call(package, node.right, where)
   weight = _literal(left, where)
   if isinstance(weight, bool) or not isinstance(weight, int | float):
     raise InputError(f"{where}: the weight {ast.unparse(left)} is not a number")
@@ -145,19 +145,26 @@ def _literal(node, where):
     raise InputError(f"{where}: {ast.unparse(node)} is not a literal{schedules}") from None
 
 
+def _keywords(call, where):
+  """The arguments of a call in the text: each with its name, and once."""
+  if call.args:
+    raise InputError(f"{where}: {ast.unparse(call.args[0])} needs its argument's name")
+  given = [keyword.arg for keyword in call.keywords]
+  if unnamed := [k for k in call.keywords if k.arg is None]:
+    raise InputError(f"{where}: **{ast.unparse(unnamed[0].value)} needs its argument's name")
+  if twice := [k for k in given if given.count(k) > 1]:
+    raise InputError(f"{where}: {ast.unparse(call.func)} is given {twice[0]} twice")
+  return call.keywords
+
+
 def _call(package, node, where) -> Call:
   function, keywords = node, []
   if isinstance(node, ast.Call):
-    function, keywords = node.func, node.keywords
-    if node.args:
-      raise InputError(f"{where}: {ast.unparse(node.args[0])} needs its argument's name")
+    function, keywords = node.func, _keywords(node, where)
   if not isinstance(function, ast.Name | ast.Attribute):
     raise InputError(f"{where}: {ast.unparse(node)} is not a name or a call")
   name = ast.unparse(function)
   known = _arguments(package, name, where)
-  given = [keyword.arg for keyword in keywords]
-  if twice := [k for k in given if given.count(k) > 1]:
-    raise InputError(f"{where}: {name} is given {twice[0]} twice")
   arguments = {}
   for keyword in keywords:
     if keyword.arg not in known:
@@ -167,7 +174,7 @@ def _call(package, node, where) -> Call:
     if wrong := _wrong(keyword.arg, value, known[keyword.arg]):
       raise InputError(f"{where}: {name}: {keyword.arg}={value!r} {wrong}")
     arguments[keyword.arg] = value
-  missing = [k for k, v in known.items() if not v.default and k not in given]
+  missing = [k for k, v in known.items() if not v.default and k not in arguments]
   if missing:
     raise InputError(f"{where}: {name} needs {', '.join(missing)}")
   return Call(name, tuple(sorted(arguments.items())))

@@ -37,9 +37,11 @@ def test_sums_keep_their_order_and_weights(text, terms):
 @pytest.mark.parametrize(("text", "said"), [
     ("rcedk()", "did you mean rcekd"), ("nonsense()", "'nonsense'"), ("kl(tmperature=1)", "temperature=1.0"),
     ("kl(2.0)", "needs its argument's name"), ("kl(k=nan)", "nan is not a literal"), ("kl(k=x)", "x is not a literal"),
-    ("kl(k=[y])", "not a literal"), ("kl(k=2**9)", "not a literal"), ("kl(**{'k': 1})", "no argument"), ("kl(", "--kd"),
+    ("kl(k=[y])", "not a literal"), ("kl(k=2**9)", "not a literal"), ("kl(**{'k': 1})", "needs its"), ("kl(", "--kd"),
     ("'kl'", "not a name or a call"), ("kl()()", "not a name or a call"), ("kl() rrd()", "--kd"), ("kl\0", "--kd"),
-    ("nan*kl()", "nan is not a literal"), ("'a'*kl()", "is not a number"), ("True*kl()", "is not a number"),
+    ("linear_schedule(77, end_value=1.0)*kl()", "77 needs its argument's name"),
+    ("linear_schedule(**{}, end_value=1.0)*kl()", "{} needs its"), ("nan*kl()", "nan is not a literal"),
+    ("'a'*kl()", "is not a number"), ("True*kl()", "is not a number"),
     ("1e999*kl()", "not finite"), ("kl()*2", "--kd"), ("kl() - rrd()", "--kd"), ("kl() +", "--kd"), ("+", "--kd"),
     ("nowhere_at_all.loss()", "cannot import nowhere_at_all"), ("os.nothing_there()", "has no 'nothing_there'"),
     ("kl(k=__import__('os'))", "not a literal"), ("__import__('os').system('x')", "--kd"), ("lists", "'lists'"),

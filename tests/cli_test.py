@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import artifacts, checkpoint, cli, experiment, labelling, soft_labels
+from kd_jax import artifacts, checkpoint, cli, experiment, labelling, runs, soft_labels
 from kd_jax.base import InputError
 
 SCRIPTS = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "scripts").glob("*.py"))
@@ -144,6 +144,19 @@ def test_a_changed_flag_is_refused_by_name_and_a_finished_run_is_left_alone(flag
       run(changed)
     assert changed.partition("(")[0] in str(error.value)
   assert contents() == before
+
+
+def test_flags_of_a_run_are_the_same_however_they_are_written(flags, small, tmp_path, monkeypatch):
+  values = lambda teacher, kd="0.5*kl( ) + rrd()": flags(*small, f"--teacher={teacher}", f"--kd={kd}")
+  info = {key: [] for key in ("hashes", "teacher", "features", "init_from", "versions", "devices")}
+  (tmp_path / "run").mkdir()
+  runs.start(tmp_path / "run", values(tmp_path / "a", "0.5*kl(\n) + rrd()"), info)
+  monkeypatch.chdir(tmp_path)
+  for teacher in ("a", "./a", f"{tmp_path}/a/", "run/../a"):
+    runs.check_flags("run", values(teacher))
+  for teacher in ("b", "run/a", "a,a"):
+    with pytest.raises(InputError, match="other flags: --teacher="):
+      runs.check_flags("run", values(teacher))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -51,6 +51,8 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   other seeds of its row are finished.
   """
   jobs.check(at_a_time)
+  if "," in str(workdir):
+    raise InputError(f"--workdir={workdir}: no comma: rows name their teachers by paths with commas between them")
   table = choose(load(name), rows) if rows else load(name)
   seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"

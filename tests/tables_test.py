@@ -154,6 +154,8 @@ def test_chosen_rows_bring_their_teachers_and_no_other(made):
   assert chosen["student_row"] == "student"
   with pytest.raises(InputError, match="--rows=pupil: no row 'pupil' in small; there are: teacher, student, both"):
     table_file.choose(table, ["pupil"])
+  with pytest.raises(InputError, match="--workdir=a,b: no comma"):
+    tables.reproduce(str(made[0] / "small.toml"), "a,b", None, None, None)
 
 
 def test_seeds_of_a_row_may_be_trained_together(made, tmp_path):

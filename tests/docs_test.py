@@ -100,6 +100,24 @@ def test_the_results_are_what_their_commands_say():
   assert len(folders) > 8
 
 
+def test_the_results_begin_with_what_their_sections_say():
+  overview, *sections = (ROOT / "RESULTS.md").read_text().split("\n## ")
+  tables = [section for section in sections if "scripts/reproduce.py" in section]
+  lines = re.findall(r"^\| \[.*", overview, re.MULTILINE)
+  for line, section in zip(lines, tables, strict=True):
+    heading = section.partition("\n")[0]
+    anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+    head, rows = re.search(r"^\| (row .*)\n\| --- .*\n((?:\|.*\n)+)", section, re.MULTILINE).groups()
+    rows = [[cell.strip() for cell in row.split("|")[1:]] for row in rows.splitlines()]
+    transfer = next(i for i, cell in enumerate(head.split("|")) if "transfer" in cell)
+    best = max(((float(row[transfer]), row[0]) for row in rows if row[transfer]), default=None)
+    seeds = re.search(r"^(One|\d+) seeds?,", section, re.MULTILINE)[1].replace("One", "1")
+    within = re.search(r"^(\d+ of \d+) values are within the tolerance that", section, re.MULTILINE)
+    told = [f"[{heading}](#{anchor})", str(len(rows)), seeds, within[1] if within else "",
+            f"{best[1]}: {best[0]:.2f}" if best else ""]
+    assert line == f"| {' | '.join(told)} |"
+
+
 @pytest.mark.parametrize("name", [
     "README.md", "CONTRIBUTING.md", "docs/add_a_loss.md", "docs/import_a_teacher.md", "docs/scale.md",
     "docs/settings.md"])

@@ -149,9 +149,10 @@ def _keywords(call, where):
   """The arguments of a call in the text: each with its name, and once."""
   if call.args:
     raise InputError(f"{where}: {ast.unparse(call.args[0])} needs its argument's name")
+  for keyword in call.keywords:
+    if keyword.arg is None:
+      raise InputError(f"{where}: **{ast.unparse(keyword.value)} needs its argument's name")
   given = [keyword.arg for keyword in call.keywords]
-  if unnamed := [k for k in call.keywords if k.arg is None]:
-    raise InputError(f"{where}: **{ast.unparse(unnamed[0].value)} needs its argument's name")
   if twice := [k for k in given if given.count(k) > 1]:
     raise InputError(f"{where}: {ast.unparse(call.func)} is given {twice[0]} twice")
   return call.keywords

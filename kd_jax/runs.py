@@ -30,6 +30,7 @@ FLAGS, INFO, METRICS, RESULT, TEST = "flags.txt", "run.json", "metrics.jsonl", "
 _PLACES = ("flagfile", "workdir", "data_dir", "cache_dir", "profile", "seeds", "sweep", "coordinator", "num_processes",
            "process_id")
 _EXTENDABLE = ("epochs",)  # a run may go on for longer
+FILE = "file:"  # before the path of a teacher that is a file of another framework
 _PATHS = ("teacher", "init_from")  # the same from wherever they are called; run.json says what was there
 _WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "versions", "devices"},  # what each file has at least
             RESULT: {"epochs", "best_epoch", "monitor", "seconds"}, TEST: {"metrics", "options", "epochs"}}
@@ -42,7 +43,8 @@ def check_flags(directory: str | os.PathLike, values: flags.FlagValues) -> None:
   if path.exists():
     now = _own_flags(values)
     before = {name: str(values[name].default) for name in now} | _read_flags(path)  # the run may be older than a flag
-    changed = sorted(k for k in now.keys() | before.keys() if k not in _EXTENDABLE and _led(k, now) != _led(k, before))
+    changed = sorted(k for k in now.keys() | before.keys()
+                     if k not in _EXTENDABLE and _meant(k, now) != _meant(k, before))
     if changed:
       was = ", ".join(f"--{k}={now.get(k, '')} (there: {before.get(k, '')})" for k in changed)
       raise InputError(f"--workdir={directory} holds a run with other flags: {was}; choose another directory")
@@ -53,11 +55,11 @@ def check_flags(directory: str | os.PathLike, values: flags.FlagValues) -> None:
     raise InputError(f"--workdir={directory}: not empty, and no run is in it")
 
 
-def _led(name, values) -> str | None:
+def _meant(name, values) -> str | list[tuple[bool, str]] | None:
   """What a flag says; of paths, where they lead."""
   if name not in _PATHS or name not in values:
     return values.get(name)
-  return ",".join(os.path.realpath(path.removeprefix("file:")) for path in values[name].split(","))
+  return [(path.startswith(FILE), os.path.realpath(path.removeprefix(FILE))) for path in values[name].split(",")]
 
 
 def _epochs_done(directory) -> int:
@@ -108,7 +110,7 @@ def start_after(directory: str | os.PathLike, epoch: int) -> pathlib.Path:
 
 def _own_flags(values) -> dict[str, str]:
   given = {name: values[name].value for name in values if name not in _PLACES and values[name].value is not None}
-  return {name: str(value).replace("\n", " ") for name, value in given.items()}  # flags.txt has a line for each
+  return {name: " ".join(str(value).splitlines()) for name, value in given.items()}  # flags.txt has a line for each
 
 
 def _write_flags(path, flags_of_run):

@@ -176,6 +176,7 @@ def _directory(runs_dir, row, epoch, seed) -> pathlib.Path:
 
 def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
   """The table with only these rows and those that they learn from. Raises InputError if there is no such row."""
+  rows = [row.strip() for row in rows]
   by_name = {row["row"]: row for row in table["row"]}
   if unknown := [row for row in rows if row not in by_name]:
     raise InputError(f"--rows={','.join(rows)}: no row {', '.join(map(repr, unknown))} in {table['name']}; "

@@ -47,8 +47,8 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
   rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers;
   so many runs `at_a_time`, in processes of their own.
-  Raises InputError if a run diverges or has no such metric, before there is a table without it; if it diverges, the
-  other seeds of its row are finished.
+  Raises InputError for a comma in `workdir`, and if a run diverges or has no such metric, before there is a table
+  without it; if it diverges, the other seeds of its row are finished.
   """
   jobs.check(at_a_time)
   if "," in str(workdir):

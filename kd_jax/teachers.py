@@ -26,17 +26,14 @@ class Teacher(NamedTuple):
   scored: bool = True  # False: the stored lists are an order without scores
 
 
-_FILE = "file:"
-
-
 def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
   """Loads a teacher and checks that it was made from the same training data and ids as `dataset`.
 
   `file:PATH` is a file of another framework, of which only ids can be checked: see imported.read.
   Raises InputError: nothing there, damaged, or made from other data.
   """
-  if path.startswith(_FILE):
-    return _from_file(path.removeprefix(_FILE), dataset, unknown_ids)
+  if path.startswith(runs.FILE):
+    return _from_file(path.removeprefix(runs.FILE), dataset, unknown_ids)
   directory = pathlib.Path(path)
   if (directory / runs.FLAGS).is_file():
     return _from_run(directory, dataset)
@@ -64,8 +61,8 @@ def check_unchanged(run: str, flag: str, paths: list[str]) -> None:
 
 def _pin(path) -> pathlib.Path | None:
   """The file whose sha256 is in the provenance of what `load` finds at `path`."""
-  if path.startswith(_FILE):
-    return pathlib.Path(path.removeprefix(_FILE))
+  if path.startswith(runs.FILE):
+    return pathlib.Path(path.removeprefix(runs.FILE))
   directory = pathlib.Path(path)
   if (directory / runs.FLAGS).is_file():
     return checkpoint.latest_manifest(directory)

@@ -24,9 +24,8 @@ def main(values):
 
   from kd_jax import tables
 
-  rows = [row.strip() for row in values.rows.split(",")] if values.rows else None
   tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
-                   values.folds, rows, values.together, values.jobs)
+                   values.folds, values.rows.split(",") if values.rows else None, values.together, values.jobs)
   name = pathlib.Path(values.table).stem
   place = pathlib.Path(values.workdir)
   print(f"\n{(place / f'{name}.md').read_text()}")

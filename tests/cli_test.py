@@ -154,7 +154,7 @@ def test_flags_of_a_run_are_the_same_however_they_are_written(flags, small, tmp_
   monkeypatch.chdir(tmp_path)
   for teacher in ("a", "./a", f"{tmp_path}/a/", "run/../a"):
     runs.check_flags("run", values(teacher))
-  for teacher in ("b", "run/a", "a,a"):
+  for teacher in ("b", "run/a", "a,a", "file:a"):
     with pytest.raises(InputError, match="other flags: --teacher="):
       runs.check_flags("run", values(teacher))
 

@@ -85,31 +85,37 @@ def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
   assert float(re.search(r"validation .*ndcg@10 ([\d.]+)", said)[1]) > 0.12  # popularity: 0.1
 
 
+OVERVIEW, *SECTIONS = (ROOT / "RESULTS.md").read_text().split("\n## ")
+RESULTS = [section for section in SECTIONS if "scripts/reproduce.py" in section]
+
+
+def first_table(section):
+  """The cells of its head and of its rows."""
+  head, rows = re.search(r"^(\| row .*\n)\| --- .*\n((?:\|.*\n)+)", section, re.MULTILINE).groups()
+  return [[cell.strip() for cell in line.split("|")[1:-1]] for line in (head + rows).splitlines()]
+
+
 def test_the_results_are_what_their_commands_say():
   """Every command names the rows that stand below it, and a folder that no other table has."""
   folders = set()
-  for section in (ROOT / "RESULTS.md").read_text().split("\n## ")[1:]:
-    if command := re.search(r"scripts/reproduce.py (.*)", section):
-      given = dict(flag.removeprefix("--").split("=", 1) for flag in shlex.split(command[1]))
-      table = table_file.load(given["table"])
-      table = table_file.choose(table, given["rows"].split(",")) if "rows" in given else table
-      first = re.search(r"\| row .*\n\| --- .*\n((?:\|.*\n)+)", section)[1]
-      assert re.findall(r"^\| ([^|]+) \|", first, re.MULTILINE) == [row["row"] for row in table["row"]]
-      assert given["workdir"] not in folders, f"{given['workdir']} holds the runs of another table"
-      folders.add(given["workdir"])
+  for section in RESULTS:
+    command = re.search(r"scripts/reproduce.py (.*)", section)[1]
+    given = dict(flag.removeprefix("--").split("=", 1) for flag in shlex.split(command))
+    table = table_file.load(given["table"])
+    table = table_file.choose(table, given["rows"].split(",")) if "rows" in given else table
+    assert [cells[0] for cells in first_table(section)[1:]] == [row["row"] for row in table["row"]]
+    assert given["workdir"] not in folders, f"{given['workdir']} holds the runs of another table"
+    folders.add(given["workdir"])
   assert len(folders) > 8
 
 
 def test_the_results_begin_with_what_their_sections_say():
-  overview, *sections = (ROOT / "RESULTS.md").read_text().split("\n## ")
-  tables = [section for section in sections if "scripts/reproduce.py" in section]
-  lines = re.findall(r"^\| \[.*", overview, re.MULTILINE)
-  for line, section in zip(lines, tables, strict=True):
+  lines = re.findall(r"^\| \[.*", OVERVIEW, re.MULTILINE)
+  for line, section in zip(lines, RESULTS, strict=True):
     heading = section.partition("\n")[0]
     anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-    head, rows = re.search(r"^\| (row .*)\n\| --- .*\n((?:\|.*\n)+)", section, re.MULTILINE).groups()
-    rows = [[cell.strip() for cell in row.split("|")[1:]] for row in rows.splitlines()]
-    transfer = next(i for i, cell in enumerate(head.split("|")) if "transfer" in cell)
+    head, *rows = first_table(section)
+    transfer = next(i for i, name in enumerate(head) if name.startswith("transfer"))
     best = max(((float(row[transfer]), row[0]) for row in rows if row[transfer]), default=None)
     seeds = re.search(r"^(One|\d+) seeds?,", section, re.MULTILINE)[1].replace("One", "1")
     within = re.search(r"^(\d+ of \d+) values are within the tolerance that", section, re.MULTILINE)

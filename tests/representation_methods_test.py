@@ -34,7 +34,7 @@ def make(name, options, seed=0, epoch=2):
   params = {}
   if kd.adapter is not None:
     rngs = {"params": jax.random.key(seed), "noise": jax.random.key(0)}
-    init = jax.jit(kd.adapter.init)  # op by op it takes three times as long
+    init = jax.jit(kd.adapter.init)  # op by op it takes twice as long
     params = init(rngs, Outputs(None, jnp.asarray(s)), Outputs(None, jnp.asarray(t)), batch)["params"]
   return types.SimpleNamespace(kd=kd, params=params, s=s, t=t, batch=batch, options=options)
 

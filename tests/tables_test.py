@@ -148,7 +148,7 @@ def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):
 def test_chosen_rows_bring_their_teachers_and_no_other(made):
   table = table_file.load(str(made[0] / "small.toml")) | {"compare": [["both", "student"], ["student", "teacher"]]}
   names = lambda chosen: [row["row"] for row in chosen["row"]]
-  assert names(table_file.choose(table, ["both"])) == ["teacher", "student", "both"]
+  assert names(table_file.choose(table, ["teacher", " both"])) == ["teacher", "student", "both"]
   chosen = table_file.choose(table, ["student"])
   assert names(chosen) == ["student"] and chosen["compare"] == [] and "teacher_row" not in chosen
   assert chosen["student_row"] == "student"

@@ -73,18 +73,24 @@ def finished(values: flags.FlagValues) -> dict[str, Any] | None:
   return result
 
 
-def setup(values: flags.FlagValues) -> Setup:
-  """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
+def check(values: flags.FlagValues) -> None:
+  """Raises InputError for flags that do not go together, whatever the data are."""
   monitoring.needs(values.monitor)
   if values.mask_validation and not values.log_test:
     raise InputError("--mask_validation: only test candidates have it; evaluate.py does, and training with --log_test")
+  distils = bool(values.kd.strip())
+  if distils != bool(values.teacher or values.peer):
+    raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if distils else
+                     "--teacher or --peer is given, but no --kd to distil with")
+  if not distils and not values.loss_weight:
+    raise InputError("--loss_weight=0: without --kd nothing is left to learn from")
+
+
+def setup(values: flags.FlagValues) -> Setup:
+  """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
+  check(values)
   parallel.check(values.batch_size, values.parallel, values.shard_tables)
   kds = tuple((_weight(weight), _kd(call)) for weight, call in lookup.parse_sum("losses", values.kd, "kd"))
-  if bool(kds) != bool(values.teacher or values.peer):
-    raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if kds else
-                     "--teacher or --peer is given, but no --kd to distil with")
-  if not kds and not values.loss_weight:
-    raise InputError("--loss_weight=0: without --kd nothing is left to learn from")
   dataset, loss, monitor = _load(values)
   streamed = dataset.stream is not None
   described, features = _described(values, dataset)

@@ -85,6 +85,7 @@ _POSITIVE = ("batch_size", "negatives", "epochs", "eval_every", "learning_rate",
              "folds", "repeats", "num_processes", "jobs")
 _NON_NEGATIVE = ("weight_decay", "embedding_l2", "loss_weight", "patience", "keep_every", "seed", "teacher_unknown_ids",
                  "warmup", "factors", "process_id", "data_memory", "sampled", "sampled_seed")
+_SEEDS = ("seed", "sampled_seed")  # JAX takes a seed's last 32 bits: 2**32 would be 0
 _CHOICES = {"loss": ("bpr", "bce", "softmax", "cross_entropy", ""), "kd_per": ("interaction", "user"),
             "negatives_from": ("all", "warm"), "reduction": ("sum", "mean"), "parallel": ("jit", "pmap"),
             "optimizer": ("adam", "adamw", "sgd"), "against": ("torch", "implicit", "recbole", ""),
@@ -105,6 +106,8 @@ def parse(values: flags.FlagValues, argv: Sequence[str]) -> flags.FlagValues:
   """Parses and checks `argv` (without the program's name). Raises InputError, one line."""
   try:
     rest = values(["kd_jax", *argv])[1:]
+  except UnicodeDecodeError as error:
+    raise InputError(f"--flagfile: not a text in UTF-8: {error}") from None
   except (flags.Error, OSError) as error:
     raise InputError(" ".join(str(error).split())) from None
   if rest:
@@ -134,6 +137,8 @@ def _check(name, value):
     raise InputError(f"--{name}={value}: must be positive")
   if name in _NON_NEGATIVE and value < 0:
     raise InputError(f"--{name}={value}: must not be negative")
+  if name in _SEEDS and value >= 2**32:
+    raise InputError(f"--{name}={value}: must be less than 2**32")
   if name in _CHOICES and value not in _CHOICES[name]:
     raise InputError(f"--{name}={value}: choose from {', '.join(_CHOICES[name])}")
 
@@ -156,7 +161,10 @@ def _signature(package, name):
 
 
 def run(main: Callable[[flags.FlagValues], None], doc: str, values: flags.FlagValues) -> None:
-  """Runs a script: parse, main, and one clear line with a non-zero status for any input error."""
+  """Runs a script: parse, main, and one clear line with a non-zero status for any input error.
+
+  A file that cannot be read or written, on whatever way it was come by, is such an error too.
+  """
   program = sys.argv[0].rpartition("/")[2]
   if any(a in ("--help", "-h", "-help", "--helpfull") for a in sys.argv[1:]):
     print(usage(doc, values))
@@ -168,6 +176,11 @@ def run(main: Callable[[flags.FlagValues], None], doc: str, values: flags.FlagVa
     main(parse(values, sys.argv[1:]))
   except InputError as error:
     print(f"{program}: {error}", file=sys.stderr)
+    sys.exit(2)
+  except OSError as error:
+    if error.strerror is None:  # not the operating system's word on a file
+      raise
+    print(f"{program}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
     sys.exit(2)
   except KeyboardInterrupt:
     print(f"{program}: interrupted; start the same command again to go on", file=sys.stderr)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -79,7 +78,7 @@ def load(directory: str | os.PathLike) -> tuple[Callable[..., Any], dict[str, An
     with np.load(path + _GOLDEN, allow_pickle=False) as file:
       golden = {name: file[name] for name in ("users", "items", "scores")}
     top_k, version = int(metadata["top_k"]), str(metadata["jax"])
-  except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+  except artifacts.NOT_ARRAYS as error:
     raise InputError(f"{directory}: not an export: {error}") from None
   call = _deserialize(directory, program, version)
   _replay(directory, call, golden, version)

@@ -8,7 +8,6 @@ was made from by hash, and every value is checked at writing and again at readin
 from __future__ import annotations
 
 import os
-import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -163,7 +162,7 @@ def _load(path, shape):
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+  except artifacts.NOT_ARRAYS as error:
     raise InputError(f"{path}: not a shard of a soft-label store: {error}") from None
   found = {name: (array.shape, array.dtype.name) for name, array in arrays.items()}
   if found != expected:

@@ -24,7 +24,7 @@ import pathlib
 import tomllib
 from typing import Any
 
-from kd_jax import cli, evaluate, monitoring, runs
+from kd_jax import assembly, cli, evaluate, runs
 from kd_jax.base import InputError
 
 _FOLDER = pathlib.Path(__file__).parent.parent / "configs" / "tables"
@@ -129,7 +129,7 @@ def _check(path, table):
       if not learns_from <= set(names) or directories.count(run_dir("", row["row"], 0)) != 1:
         raise InputError(f"is named twice or its {' or '.join(FROM_ROWS)} is no row")
       parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
-      monitoring.needs(values.monitor)
+      assembly.check(values)
     except InputError as error:
       raise InputError(f"{path}: row {row['row']!r}: {error}") from None
     if "published_curve" in row and not values.log_test:

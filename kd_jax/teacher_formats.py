@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import json
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd_jax import artifacts
 from kd_jax.base import InputError
 from kd_jax.data import parsing
 
@@ -70,7 +69,7 @@ def _from_arrays(where, path) -> Pairs | Tables:
   try:
     with np.load(path, allow_pickle=False) as file:
       arrays = {name: file[name] for name in file.files}
-  except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+  except artifacts.NOT_ARRAYS as error:
     raise InputError(f"{where}: not an .npz file of plain arrays: {' '.join(str(error).split())[:200]}") from None
   get = arrays.get
   shape = {name: array.shape for name, array in arrays.items()}

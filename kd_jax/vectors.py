@@ -9,7 +9,6 @@ The file's name names the vectors. A row of zeros says that nothing is known.
 from __future__ import annotations
 
 import pathlib
-import zipfile
 from typing import Any
 
 import numpy as np
@@ -102,8 +101,8 @@ def _load(where, path) -> dict[str, np.ndarray]:
     raise InputError(f"{where}: no such file") from None
   except InputError:
     raise
-  except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-    raise InputError(f"{where}: cannot be read: {str(error).splitlines()[0][:160]}") from None
+  except artifacts.NOT_ARRAYS as error:
+    raise InputError(f"{where}: cannot be read: {' '.join(str(error).split())[:160]}") from None
 
 
 def _by_id(where, own, vectors, ids, what) -> np.ndarray:

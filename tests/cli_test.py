@@ -22,6 +22,7 @@ PARSED = [
     ("--learning_rate=-1", "--learning_rate"), ("--learning_rate=0", "--learning_rate"),
     ("--weight_decay=-1", "--weight_decay"),
     ("--weight_decay=nan", "--weight_decay"), ("--patience=-1", "--patience"), ("--seed=-1", "--seed"),
+    ("--seed=4294967296", "--seed=4294967296: must be less than 2**32"),
     ("--batch_size=0", "--batch_size"), ("--negatives=0", "--negatives"), ("--eval_every=0", "--eval_every"),
     ("--loss=bqr", "bpr, bce, softmax"), ("--kd_per=item", "--kd_per"), ("--reduction=max", "--reduction"),
     ("--parallel=both", "--parallel"), ("--optimizer=lamb", "--optimizer"), ("--epochs", "epochs"),
@@ -44,6 +45,12 @@ def test_flags_are_parsed(flags, tmp_path):
   (tmp_path / "flags.txt").write_text("--epochs=7\n--seed=3\n")
   values = flags(f"--flagfile={tmp_path / 'flags.txt'}", "--epochs=9", "--kd=0.5*kl(k=3) + rrd()")
   assert (values.epochs, values.seed, values.negatives, values.optimizer) == (9, 3, 1, "adam")
+
+
+def test_a_flagfile_that_is_no_text_is_refused(flags, tmp_path):
+  (tmp_path / "flags.txt").write_bytes(b"--epochs=7\n\xff")
+  with pytest.raises(InputError, match="--flagfile: not a text in UTF-8"):
+    flags(f"--flagfile={tmp_path / 'flags.txt'}")
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +188,9 @@ def test_help_lists_every_method_with_its_arguments(script):
     ("train", (), "--workdir"), ("train", ("--workdir=run", "--kd=rcedk()"), "did you mean rcekd"),
     ("train", ("--workdir=run", "--data=synthetic(users=60,items=60)", "--teacher=nowhere", "--kd=kl()"),
      "--teacher=nowhere"),
+    ("train", ("--workdir=/dev/null/run", "--data=synthetic(users=60,items=60)"), "/dev/null/run"),
     ("evaluate", (), "--run"), ("evaluate", ("--run=nowhere",), "nowhere"),
-    ("evaluate", ("--run=x", "--split=train"), "--split"),
+    ("evaluate", ("--run=x", "--split=train"), "--split"), ("evaluate", (f"--run={'x' * 300}",), "File name too long"),
     ("soft_labels", ("--teacher=nowhere", "--out=out"), "nowhere"), ("soft_labels", ("--top_k=0",), "--top_k=0"),
     ("export", ("--run=nowhere", "--out=out"), "nowhere"), ("export", ("--run=x",), "--out"),
     ("reproduce", ("--table=nope", "--workdir=run"), "--table=nope"), ("prepare", ("--data=nope",), "'nope'")])

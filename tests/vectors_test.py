@@ -84,8 +84,10 @@ def test_wrong_files_are_refused_in_one_line(dataset, tmp_path, message):
 def test_files_that_are_none_are_refused(dataset, vectors, tmp_path):
   np.save(tmp_path / "short.npy", np.ones((7, 2)))
   (tmp_path / "torn.npz").write_bytes(vectors.read_bytes()[:100])
+  (tmp_path / "header.npy").write_bytes((tmp_path / "short.npy").read_bytes().replace(b"{'descr'", b"{{{{{{{{"))
   for name, message in (("none.npy", "no such file"), ("short.npy", f"7 rows, but the data has {dataset.num_items}"),
-                        ("torn.npz", "cannot be read"), ("text.csv", "a file .npy, or .npz")):
+                        ("torn.npz", "cannot be read"), ("header.npy", "cannot be read"),
+                        ("text.csv", "a file .npy, or .npz")):
     with pytest.raises(InputError, match=f"--features=.*{name}: .*{message}"):
       files.attach(dataset, {"features": str(tmp_path / name)})
   with pytest.raises(InputError, match="there are features 'text' of items already"):

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import artifacts, data, evaluate, label_metrics, metrics, monitoring, ranking, runs, streaming, teachers
+from kd_jax import (
+    artifacts,
+    data,
+    evaluate,
+    label_metrics,
+    metrics,
+    monitoring,
+    ranking,
+    runs,
+    significance,
+    streaming,
+    teachers,
+)
 from kd_jax.base import InputError
 
 _OVERLAP = 10  # k of teacher-student overlap@k
@@ -18,13 +31,15 @@ _VALUES = "values of users"
 
 def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False,
                  history: str = "train", sampled: int = 0, sampled_seed: int = 0,
-                 teacher: str | None = None, student: str | None = None,
+                 teacher: str | None = None, student: str | None = None, others: Sequence[str] = (),
                  data_dir: str | None = None, cache_dir: str | None = None) -> dict[str, Any]:
   """Evaluates the best epoch of a run, chosen on validation, and writes RUN/test.json (or validation.json).
 
   Every metric's value of every user goes to RUN/test_values, see `user_values`.
   With `teacher`, a run on the same data: compression ratio and, of data that is not streamed, overlap@10. With
-  `student` too, the plain student: the transfer ratio of every metric, and the relative improvement of its AUC.
+  `student` too, the plain student: the transfer ratio of every metric, and the relative improvement of its AUC. With
+  `others`, runs on the same data: whether the run differs from them, `significance.compare` of every metric of users,
+  whose p is of that one test.
   Raises InputError.
   """
   if student and not teacher:
@@ -52,9 +67,17 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
     report["transfer_ratio"] = {k: metrics.transfer_ratio(other[0][k], other[1][k], v) for k, v in found.items()}
     if "auc" in found:
       report["relative_improvement"] = label_metrics.relative_improvement(found["auc"], other[1]["auc"])
+  if others:
+    report["differences"] = {r: _differences(values, _metrics(r, dataset, split, **chosen)[1]) for r in others}
   _save_values(run, split, dataset.user_ids[users], values)
   artifacts.write_json_atomic(pathlib.Path(run) / f"{split}.json", report)
   return report
+
+
+def _differences(own, other) -> dict[str, dict[str, Any]]:
+  """Of every metric that two users at least have a value of."""
+  several = lambda value: value.ndim and np.count_nonzero(np.isfinite(value)) > 1
+  return {name: significance.compare(value, other[name]) for name, value in own.items() if several(value)}
 
 
 def _own_epochs(run, monitor) -> dict[str, float]:

@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import pathlib
 import tomllib
@@ -189,6 +190,19 @@ def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
   if "compare" in table:
     chosen["compare"] = [pair for pair in table["compare"] if kept.issuperset(pair)]
   return chosen | {"row": [row for row in table["row"] if row["row"] in kept]}
+
+
+def with_pairs(table: dict[str, Any], pairs: str) -> dict[str, Any]:
+  """The table with other rows compared: "row,other|row,other", or all with all. Raises InputError."""
+  names = [row["row"] for row in table["row"]]
+  if pairs.strip() == "all":
+    return table | {"compare": [list(pair) for pair in itertools.combinations(names, 2)]}
+  found = [[row.strip() for row in pair.split(",")] for pair in pairs.split("|")]
+  for pair in found:
+    if len(pair) != 2 or len({*pair} & {*names}) != 2:
+      raise InputError(f"--compare={pairs}: {','.join(pair)!r} is not two rows, ROW,OTHER; there are: "
+                       f"{', '.join(names)}")
+  return table | {"compare": found}
 
 
 def definition():

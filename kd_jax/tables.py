@@ -26,7 +26,7 @@ from kd_jax import (
     table_page,
 )
 from kd_jax.base import InputError
-from kd_jax.table_file import FROM_ROWS, arguments, choose, definition, in_order, load, others, run_dir
+from kd_jax.table_file import FROM_ROWS, arguments, choose, definition, in_order, load, others, run_dir, with_pairs
 
 _GROUPS = ("warm", "cold", "popular", "unpopular")
 
@@ -41,12 +41,12 @@ def _fold(given, folds) -> list[str]:
 
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
               folds: int | None = None, rows: list[str] | None = None, together: bool = False,
-              at_a_time: int = 1) -> dict:
+              at_a_time: int = 1, pairs: str = "") -> dict:
   """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
 
   With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
   rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers;
-  so many runs `at_a_time`, in processes of their own.
+  so many runs `at_a_time`, in processes of their own. `pairs` of rows are compared instead of the table's.
   Raises InputError for a comma in `workdir`, and if a run diverges or has no such metric, before there is a table
   without it; if it diverges, the other seeds of its row are finished.
   """
@@ -54,6 +54,7 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   if "," in str(workdir):
     raise InputError(f"--workdir={workdir}: no comma: rows name their teachers by paths with commas between them")
   table = choose(load(name), rows) if rows else load(name)
+  table = with_pairs(table, pairs) if pairs else table
   seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"
   own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]

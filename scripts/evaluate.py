@@ -2,6 +2,7 @@
 
   python scripts/evaluate.py --run=runs/student
   python scripts/evaluate.py --run=runs/distilled --teacher=runs/teacher --student=runs/student
+  python scripts/evaluate.py --run=runs/distilled --compare=runs/student
 """
 
 import json
@@ -14,7 +15,8 @@ FLAGS = cli.define(
     run=("string", None, "Run directory to evaluate."),
     split=("string", "test", "test or validation."),
     teacher=("string", None, "Run of its teacher: compression ratio, overlap and transfer ratio."),
-    student=("string", None, "Run of the plain student: transfer ratio."))
+    student=("string", None, "Run of the plain student: transfer ratio."),
+    compare=("string", "", "Other runs on the same data, A,B: is the difference significant? Paired tests over users."))
 
 
 def main(values):
@@ -24,8 +26,15 @@ def main(values):
   found = report.evaluate_run(
       values.run, split=values.split, mask_validation=values.mask_validation, history=values.history,
       sampled=values.sampled, sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student,
+      others=[run.strip() for run in values.compare.split(",") if run.strip()],
       data_dir=values.data_dir, cache_dir=values.cache_dir)
-  print(json.dumps(_rounded(found), indent=1))
+  print(json.dumps(_rounded({k: v for k, v in found.items() if k != "differences"}), indent=1))
+  for other, differences in found.get("differences", {}).items():
+    print(f"against {other}: difference [95 % interval], Cohen's d, p of paired t-test and of randomisation, users")
+    for metric, x in differences.items():
+      effect = "no d" if x["effect_size"] is None else f"d {x['effect_size']:+.3f}"
+      print(f"  {metric}: {x['difference']:+.4f} [{x['interval'][0]:+.4f}, {x['interval'][1]:+.4f}], {effect}, "
+            f"p {x['t_test']:.2g} and {x['randomisation']:.2g}, {x['users']:,}")
   print(f"all digits: {values.run}/{values.split}.json")
 
 

@@ -13,6 +13,7 @@ FLAGS = cli.define(
     workdir=("string", None, "Directory of the table and its runs."),
     seeds=("integer", None, "Number of seeds; default: the table's."),
     rows=("string", "", "Only these rows, A,B, and those that they learn from; default: all."),
+    compare=("string", "", "Test these rows for differences instead of the table's, A,B|A,C; all: every two rows."),
     together=("boolean", False, "Train the seeds of a row at once: sooner done, where runs are short."),
     jobs=("integer", 1, "Runs at a time, each in a process and on cores of its own; seconds of a run are then more."),
     folds=("integer", None, "k-fold cross-validation of labelled data: seed s tests on fold s of so many."))
@@ -25,7 +26,8 @@ def main(values):
   from kd_jax import tables
 
   tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
-                   values.folds, values.rows.split(",") if values.rows else None, values.together, values.jobs)
+                   values.folds, values.rows.split(",") if values.rows else None, values.together, values.jobs,
+                   values.compare)
   name = pathlib.Path(values.table).stem
   place = pathlib.Path(values.workdir)
   print(f"\n{(place / f'{name}.md').read_text()}")

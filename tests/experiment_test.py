@@ -9,7 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import artifacts, checkpoint, data, evaluate, experiment, exporting, labelling, report, runs, teachers
+from kd_jax import (
+    artifacts,
+    checkpoint,
+    data,
+    evaluate,
+    experiment,
+    exporting,
+    labelling,
+    report,
+    runs,
+    significance,
+    teachers,
+)
 from kd_jax.base import InputError
 
 RRD = "--kd=0.5*rrd(k=5, uninteresting=5, depth=30)"
@@ -45,6 +57,11 @@ def test_from_flags_to_test_metrics_and_an_export(train, teacher, tmp_path):
   plain = train("plain")
   found = report.evaluate_run(str(student), teacher=str(teacher), student=str(plain))
   assert found["synthetic"] and found["parameters"] * 4 == runs.read_info(teacher)["parameters"]
+  report.evaluate_run(str(plain))
+  own, other = (report.user_values(run, "test", ["ndcg@20"])[1]["ndcg@20"] for run in (student, plain))
+  again = report.evaluate_run(str(student), others=[str(plain), str(student)])["differences"]
+  assert again[str(plain)]["ndcg@20"] == significance.compare(own, other)
+  assert again[str(student)]["ndcg@20"]["difference"] == 0 and again[str(plain)].keys() <= found["metrics"].keys()
   assert found["compression_ratio"] == 4 and 0 <= found["overlap@10"] <= 1
   assert json.loads((student / "test.json").read_text())["metrics"] == found["metrics"]
   assert list(exporting.export_run(str(student), str(tmp_path / "exported"), 5, True))

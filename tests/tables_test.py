@@ -145,6 +145,22 @@ def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):
   shutil.copytree(kept, folder / "runs", dirs_exist_ok=True)
 
 
+def test_any_two_rows_may_be_compared(made):
+  folder, before = made
+  path = str(folder / "small.toml")
+  compared = lambda pairs: table_file.with_pairs(table_file.load(path), pairs)["compare"]
+  assert compared("both,student| teacher, both") == [["both", "student"], ["teacher", "both"]]
+  assert compared("all") == [["teacher", "student"], ["teacher", "both"], ["student", "both"]]
+  for wrong in ("both", "both,pupil", "both,both", "both,student|", "both,student,teacher"):
+    with pytest.raises(InputError, match=r"--compare=.*two rows, ROW,OTHER; there are: teacher, student, both"):
+      compared(wrong)
+  found = tables.reproduce(path, str(folder), None, None, None, pairs="student,both")
+  (only,), (was, _) = found["comparisons"], before["comparisons"]
+  assert only["rows"] == ["student", "both"]
+  assert only["metrics"]["ndcg@10"]["difference"] == -was["metrics"]["ndcg@10"]["difference"]
+  assert tables.reproduce(path, str(folder), None, None, None) == before
+
+
 def test_chosen_rows_bring_their_teachers_and_no_other(made):
   table = table_file.load(str(made[0] / "small.toml")) | {"compare": [["both", "student"], ["student", "teacher"]]}
   names = lambda chosen: [row["row"] for row in chosen["row"]]

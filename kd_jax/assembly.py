@@ -78,6 +78,8 @@ def check(values: flags.FlagValues) -> None:
   monitoring.needs(values.monitor)
   if values.mask_validation and not values.log_test:
     raise InputError("--mask_validation: only test candidates have it; evaluate.py does, and training with --log_test")
+  if values.profile and values.epochs < 3:
+    raise InputError(f"--profile: a trace of the third epoch is asked for, with --epochs={values.epochs}")
   distils = bool(values.kd.strip())
   if distils != bool(values.teacher or values.peer):
     raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if distils else

@@ -117,6 +117,7 @@ REFUSED = [
     ("--model=pop() --kd=kl(k=5) --teacher={good}", "--model=pop()"),
     ("--monitor=auc@10", "--monitor"), ("--monitor=ndcg", "--monitor"),
     ("--data=synthetic(users=50,items=60,ratios=(1.0,0.0,0.0))", "empty"), ("--data=synthetic(users=-5)", "--data"),
+    ("--profile --epochs=2", "--profile: a trace of the third epoch"),
     ("--workdir={file}", "{file}"), ("--workdir={taken}", "not empty"), ("--batch_size=10", "--batch_size=10")]
 
 

@@ -70,10 +70,10 @@ def kept(gate: Array, temperature: Array) -> Array:
   return ~(gate <= jnp.finfo(gate.dtype).eps / gate.shape[1] * jnp.minimum(temperature, 1))  # not a number: all
 
 
-def _mixture(x, g, w1, b1, w2, b2):
-  """[P, R, dt]: blocks of R rows x [P, R, ds] with weights g [P, R], an expert each."""
-  hidden = nn.relu(x @ w1 + b1[:, None]) * g[..., None]
-  return hidden @ w2 + g[..., None] * b2[:, None]
+def _weighted(x, g, w1, b1, w2, b2):
+  """[R, dt]: what one expert makes of rows x [R, ds], times its weights g [R]."""
+  hidden = nn.relu(x @ w1 + b1) * g[:, None]
+  return hidden @ w2 + g[:, None] * b2
 
 
 def _places(where, i):
@@ -104,15 +104,13 @@ class Experts(nn.Module):
     weights = gumbel_softmax(logits, noise, temperature)
     where = blocks.groups(kept(weights, temperature))
 
-    def dense(row):
-      x, g = row  # The gate is applied to hidden units: [E, num, width] is the largest array, not [.., dt].
-      hidden = nn.relu(jnp.einsum("d,mdh->mh", x, w1) + b1) * g[:, None]
-      return jnp.einsum("mh,mht->t", hidden, w2) + g @ b2
+    def dense(total, expert):  # One after another, computed again for the gradient: hidden units of one are kept.
+      return total + jax.checkpoint(_weighted)(student, *expert), None
 
     mixture = jax.lax.cond(  # Where most pairs count, blocks cost half as much again.
         blocks.in_any(2 * jnp.sum(where.size) > weights.size),
-        lambda: by_row(dense, (student, weights)),
-        lambda: blocks.summed(_mixture, _places, len(student), where, blocks.turns(where.blocks),
+        lambda: jax.lax.scan(dense, jnp.zeros_like(teacher), (weights.T, w1, b1, w2, b2))[0],
+        lambda: blocks.summed(jax.vmap(_weighted), _places, len(student), where, blocks.turns(where.blocks),
                               student, weights, w1, b1, w2, b2))
     return mixture, jax.nn.log_softmax(logits)
 

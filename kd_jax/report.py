@@ -52,6 +52,8 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
     raise InputError(f"--history={history}: only on the test split")
   chosen = options(mask_validation, history, sampled, sampled_seed)
   users, values = _metrics(run, dataset, split, **chosen)
+  if others and not any(value.ndim for value in values.values()):
+    raise InputError("--compare: no metric of this data is a mean over users, as the tests need")
   found = evaluate.means(values)
   report = {"run": str(run), "data": info["data"], "synthetic": info["synthetic"], "split": split, "options": chosen,
             "candidates": _candidates(dataset, split, mask_validation), "users": len(users),

@@ -69,6 +69,8 @@ def test_a_student_is_distilled_by_every_kind_of_target(run, tagger):
     assert np.isfinite(list(result["validation"].values())).all()
   found = report.evaluate_run(str(directory), teacher=str(tagger[0]))
   assert found["compression_ratio"] > 1 and not any(name.startswith("overlap") for name in found)
+  with pytest.raises(InputError, match="--compare: no metric of this data is a mean over users"):
+    report.evaluate_run(str(directory), others=[str(tagger[0])])
 
 
 def test_soft_labels_of_every_label_are_a_teacher(run, tagger, tmp_path):

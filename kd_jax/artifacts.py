@@ -27,10 +27,10 @@ from kd_jax.base import InputError
 
 VERSION = 1
 _MANIFEST, _SEAL, _LOCK = "manifest.json", "manifest.sha256", ".lock"
+_OWN = (_MANIFEST, _SEAL, _LOCK)  # at the top level, beside the files of an artifact
 # What numpy.load, or reading from what it gives, raises for a file that holds no arrays or is damaged.
 NOT_ARRAYS = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError,
               SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
-_OWN = (_MANIFEST, _SEAL, _LOCK)  # at the top level, beside the files of an artifact
 
 
 @contextlib.contextmanager

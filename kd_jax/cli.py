@@ -163,7 +163,7 @@ def _signature(package, name):
 def run(main: Callable[[flags.FlagValues], None], doc: str, values: flags.FlagValues) -> None:
   """Runs a script: parse, main, and one clear line with a non-zero status for any input error.
 
-  A file that cannot be read or written, on whatever way it was come by, is such an error too.
+  A file that the system does not let it read or write is such an error too.
   """
   program = sys.argv[0].rpartition("/")[2]
   if any(a in ("--help", "-h", "-help", "--helpfull") for a in sys.argv[1:]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -52,6 +53,7 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
     raise InputError(f"--history={history}: only on the test split")
   chosen = options(mask_validation, history, sampled, sampled_seed)
   users, values = _metrics(run, dataset, split, **chosen)
+  of = functools.cache(lambda other: _metrics(other, dataset, split, **chosen)[1])
   if others and not any(value.ndim for value in values.values()):
     raise InputError("--compare: no metric of this data is a mean over users, as the tests need")
   found = evaluate.means(values)
@@ -65,12 +67,12 @@ def evaluate_run(run: str, *, split: str = "test", mask_validation: bool = False
   if teacher:
     report |= _against_teacher(run, teacher, dataset, info)
   if teacher and student:
-    other = [evaluate.means(_metrics(r, dataset, split, **chosen)[1]) for r in (teacher, student)]
-    report["transfer_ratio"] = {k: metrics.transfer_ratio(other[0][k], other[1][k], v) for k, v in found.items()}
+    ends = [evaluate.means(of(r)) for r in (teacher, student)]
+    report["transfer_ratio"] = {k: metrics.transfer_ratio(ends[0][k], ends[1][k], v) for k, v in found.items()}
     if "auc" in found:
-      report["relative_improvement"] = label_metrics.relative_improvement(found["auc"], other[1]["auc"])
+      report["relative_improvement"] = label_metrics.relative_improvement(found["auc"], ends[1]["auc"])
   if others:
-    report["differences"] = {r: _differences(values, _metrics(r, dataset, split, **chosen)[1]) for r in others}
+    report["differences"] = {r: _differences(values, of(r)) for r in others}
   _save_values(run, split, dataset.user_ids[users], values)
   artifacts.write_json_atomic(pathlib.Path(run) / f"{split}.json", report)
   return report

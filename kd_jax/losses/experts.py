@@ -107,7 +107,7 @@ class Experts(nn.Module):
     def dense(total, expert):  # One after another, computed again for the gradient: hidden units of one are kept.
       return total + jax.checkpoint(_weighted)(student, *expert), None
 
-    mixture = jax.lax.cond(  # Where most pairs count, blocks cost half as much again.
+    mixture = jax.lax.cond(  # Where most pairs count, blocks cost more.
         blocks.in_any(2 * jnp.sum(where.size) > weights.size),
         lambda: jax.lax.scan(dense, jnp.zeros_like(teacher), (weights.T, w1, b1, w2, b2))[0],
         lambda: blocks.summed(jax.vmap(_weighted), _places, len(student), where, blocks.turns(where.blocks),

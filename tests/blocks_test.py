@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from representation_methods_test import HTD, htd_reference, make, rows, with_count
+from conftest import QUICKLY
+from representation_methods_test import HTD, htd_reference, make, of_rows, with_noise
 
 from kd_jax.losses import blocks
 from kd_jax.losses import experts as shared
 
 E, DS, DT, NUM = 23, 4, 6, 5
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})  # mostly compiling
+jit = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
 @pytest.fixture
@@ -129,8 +130,8 @@ def test_no_entities_give_no_rows_and_no_gradient():
 def test_htd_compares_all_blocks_of_a_group(monkeypatch, positive_only):
   monkeypatch.setattr(blocks, "ROWS", 2)
   monkeypatch.setattr(blocks, "BLOCKS", 2)
-  m = with_count(make("htd", HTD | {"groups": 2, "positive_only": positive_only}))
-  value, gradient = jit(jax.value_and_grad(lambda s: jnp.sum(rows(m, s))))(m.s)
+  m = with_noise(make("htd", HTD | {"groups": 2, "positive_only": positive_only}))
+  value, gradient = jit(jax.value_and_grad(lambda s: jnp.sum(of_rows(m.kd, m.params, s, m.t, m.batch))))(m.s)
   np.testing.assert_allclose(value, htd_reference(m, np.float64(m.s)), rtol=1e-5)
   step, s = 1e-5 * np.random.default_rng(1).normal(size=m.s.shape), np.float64(m.s)
   expected = (htd_reference(m, s + step) - htd_reference(m, s - step)) / 2

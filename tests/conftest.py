@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# Compiler options where nearly all of the time would be compiling: without XLA's costly passes.
+QUICKLY = {"xla_backend_optimization_level": 0}
 _CACHE = tempfile.mkdtemp(prefix="kd_jax_tests_")
 # Before anything imports jax; processes that tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"

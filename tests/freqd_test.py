@@ -1,15 +1,19 @@
 """FreqD through the frame: the graph and the filter against dense matrices in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import QUICKLY
 
 from kd_jax import lookup, neighbours, optimizers, tasks, train
 from kd_jax.base import Outputs
 from kd_jax.losses.freqd import freqd
 
 USERS, ITEMS, DS, DT, K = 30, 25, 3, 5, 2
+quickly = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +93,8 @@ def setup(data, **options):
   teacher = {"user": rng.normal(size=(USERS, DT)), "item": rng.normal(size=(ITEMS, DT))}
   given = train.Given({train.TEACHER: jax.tree.map(jnp.float32, teacher)}, {}, neighbours.tables(run.kds, data))
   given = jax.tree.map(jnp.asarray, given)
-  return run, given, jax.jit(train.init, static_argnums=1)(jax.random.key(0), run, given, batch).params, batch
+  init = quickly(train.init, static_argnums=1)
+  return run, given, init(jax.random.key(0), run, given, batch).params, batch
 
 
 def total(run, given, params, batch, rng):
@@ -120,7 +125,7 @@ def test_value_and_gradient_are_the_formula(data, normalise):
   run, given, params, batch = setup(data, keep=1.0, **options)
   (adapter,) = params["adapters"].values()
   assert adapter["users_hidden"].shape == (DS, 7) and adapter["items_out"].shape == (7, DT)
-  value, gradient = jax.jit(jax.value_and_grad(lambda p: total(run, given, p, batch, jax.random.key(3))))(params)
+  value, gradient = quickly(jax.value_and_grad(lambda p: total(run, given, p, batch, jax.random.key(3))))(params)
   student = {k: np.float64(v) for k, v in params["networks"][train.STUDENT].items()}
   np.testing.assert_allclose(value, reference(graphs, given, student, adapter, batch, options), rtol=1e-5)
   for side in student:
@@ -144,7 +149,7 @@ def test_edges_are_dropped_afresh_and_kept_ones_make_up_for_it(data):
     student, teacher, target = train.edge_outputs(run, given, params, edge, batch)
     return edge.kd.adapter.apply({"params": adapter}, student, teacher, target, rngs={"noise": key}), target
 
-  many = jax.jit(jax.vmap(lambda key: filtered(key)[0]))(jax.random.split(jax.random.key(1), 1000))
+  many = quickly(jax.vmap(lambda key: filtered(key)[0]))(jax.random.split(jax.random.key(1), 1000))
   target = train._target(run, edge, given, batch, {}, jnp.int32(0))
   own = jnp.concatenate([given.params[train.TEACHER]["user"][batch["kd_users"]],
                          given.params[train.TEACHER]["item"][batch["items"].reshape(-1)]])
@@ -152,7 +157,7 @@ def test_edges_are_dropped_afresh_and_kept_ones_make_up_for_it(data):
   undropped = run._replace(kds=((1.0, freqd(neighbours=K, hidden=1.4, keep=1.0)),))
   (whole,) = train.edges(undropped)
   heard = train.edge_outputs(undropped, given, params, whole, batch)
-  expected = jax.jit(whole.kd.adapter.apply)({"params": adapter}, *heard, rngs={"noise": jax.random.key(1)})
+  expected = quickly(whole.kd.adapter.apply)({"params": adapter}, *heard, rngs={"noise": jax.random.key(1)})
   for found, mean in zip(many, expected, strict=True):
     error = np.std(found, axis=0) / np.sqrt(1000)
     assert (np.abs(np.mean(found, axis=0) - mean) <= 5 * error + 1e-5).all()

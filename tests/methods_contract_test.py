@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import QUICKLY
 
 import kd_jax.losses
 from kd_jax import batches, lookup, neighbours, ranking, resample, sequences, tasks, teachers, train
@@ -22,7 +23,6 @@ BATCH, NEGATIVES = 256, 2
 MODELS = tuple(f"mf(dim={dim}, init_std=0.5)" for dim in (8, 12, 10))  # of students, of teachers
 
 OPTIMIZER = optax.adam(0.05)
-QUICKLY = {"xla_backend_optimization_level": 0}  # most of the time here is compiling
 WEIGHT = 100.0  # of the method, beside the base loss
 
 

@@ -1,20 +1,18 @@
 """Block-sparse sums against dense float64 arithmetic, every gradient too, and that what has no weight is not read."""
 
-import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import QUICKLY
+from conftest import quickly
 from representation_methods_test import HTD, htd_reference, make, of_rows, with_noise
 
 from kd_jax.losses import blocks
 from kd_jax.losses import experts as shared
 
 E, DS, DT, NUM = 23, 4, 6, 5
-jit = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ def test_experts_and_all_their_gradients_are_those_of_dense_arithmetic(small, te
   module, params, s, t, noise = experts()
   ct = np.random.default_rng(1).normal(size=(E, DT)).astype(np.float32)
 
-  @jit
+  @quickly
   def both(p, s):
     found, pull = jax.vjp(lambda p, s: module.apply({"params": p}, s, t, noise, temperature)[0], p, s)
     return found, pull(ct)
@@ -76,7 +74,7 @@ def test_an_expert_without_weight_is_not_computed():
   module, params, s, t, noise = experts()
   noise[:, 3] = -50
   broken = params | {"w2": params["w2"].at[3].set(np.nan)}
-  apply = jit(lambda p, temperature: module.apply({"params": p}, s, t, noise, temperature)[0])
+  apply = quickly(lambda p, temperature: module.apply({"params": p}, s, t, noise, temperature)[0])
   np.testing.assert_array_equal(apply(broken, 0.1), apply(params, 0.1))
   assert np.isnan(apply(broken, 10.0)).all()
 
@@ -84,7 +82,7 @@ def test_an_expert_without_weight_is_not_computed():
 def test_a_gate_that_is_not_a_number_is_not_hidden():
   module, params, s, t, noise = experts()
   broken = params | {"gate": params["gate"].at[0, 0].set(np.nan)}
-  assert np.isnan(jit(module.apply)({"params": broken}, s, t, noise, 1e-10)[0]).all()
+  assert np.isnan(quickly(module.apply)({"params": broken}, s, t, noise, 1e-10)[0]).all()
 
 
 def test_turns_follow_the_number_of_pairs_that_count(small):
@@ -114,7 +112,7 @@ def test_many_seeds_at_once_are_each_alone(small):
   module, params, s, t, noise = experts()
   value = lambda temperature: jax.value_and_grad(
       lambda p: jnp.sum(module.apply({"params": p}, s, t, noise, temperature)[0] ** 2))(params)
-  together, alone = jit(jax.vmap(value))(jnp.array([1.0, 1e-3])), [jit(value)(x) for x in (1.0, 1e-3)]
+  together, alone = quickly(jax.vmap(value))(jnp.array([1.0, 1e-3])), [quickly(value)(x) for x in (1.0, 1e-3)]
   branches = lambda function, x: len(re.findall(r"= cond\[", str(jax.make_jaxpr(function)(x))))
   assert branches(jax.vmap(value), jnp.ones(2)) == branches(value, 1.0) > 0  # and not both, of which one is selected
   jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, np.stack(y), rtol=1e-4, atol=1e-4), together, *alone)
@@ -122,7 +120,7 @@ def test_many_seeds_at_once_are_each_alone(small):
 
 def test_no_entities_give_no_rows_and_no_gradient():
   module, params, s, t, noise = experts(rows=0)
-  gradient = jit(jax.grad(lambda p: module.apply({"params": p}, s, t, noise, 1.0)[0].sum()))(params)
+  gradient = quickly(jax.grad(lambda p: module.apply({"params": p}, s, t, noise, 1.0)[0].sum()))(params)
   assert not any(np.any(x) for x in jax.tree.leaves(gradient))
 
 
@@ -131,7 +129,7 @@ def test_htd_compares_all_blocks_of_a_group(monkeypatch, positive_only):
   monkeypatch.setattr(blocks, "ROWS", 2)
   monkeypatch.setattr(blocks, "BLOCKS", 2)
   m = with_noise(make("htd", HTD | {"groups": 2, "positive_only": positive_only}))
-  value, gradient = jit(jax.value_and_grad(lambda s: jnp.sum(of_rows(m.kd, m.params, s, m.t, m.batch))))(m.s)
+  value, gradient = quickly(jax.value_and_grad(lambda s: jnp.sum(of_rows(m.kd, m.params, s, m.t, m.batch))))(m.s)
   np.testing.assert_allclose(value, htd_reference(m, np.float64(m.s)), rtol=1e-5)
   step, s = 1e-5 * np.random.default_rng(1).normal(size=m.s.shape), np.float64(m.s)
   expected = (htd_reference(m, s + step) - htd_reference(m, s - step)) / 2

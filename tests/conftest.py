@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Compiler options where nearly all of the time would be compiling: without XLA's costly passes.
-QUICKLY = {"xla_backend_optimization_level": 0}
 _CACHE = tempfile.mkdtemp(prefix="kd_jax_tests_")
 # Before anything imports jax; processes that tests start inherit it.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -36,6 +34,13 @@ def real_data():
   if not folder.is_dir():
     pytest.skip(f"no real data: set KD_JAX_DATA to a folder of source files ({folder} does not exist)")
   return folder
+
+
+def quickly(function, **options):
+  """jax.jit without XLA's costly passes, where nearly all of the time would be compiling."""
+  import jax
+
+  return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0}, **options)
 
 
 def build_dataset(num_users=48, num_items=950, train=9, validation=1, test=1, seed=0):

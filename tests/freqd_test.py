@@ -1,19 +1,16 @@
 """FreqD through the frame: the graph and the filter against dense matrices in float64."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import QUICKLY
+from conftest import quickly
 
 from kd_jax import lookup, neighbours, optimizers, tasks, train
 from kd_jax.base import Outputs
 from kd_jax.losses.freqd import freqd
 
 USERS, ITEMS, DS, DT, K = 30, 25, 3, 5, 2
-quickly = functools.partial(jax.jit, compiler_options=QUICKLY)
 
 
 @pytest.fixture(scope="module")

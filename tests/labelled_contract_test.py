@@ -9,7 +9,7 @@ import methods_contract_test as contract
 import numpy as np
 import optax
 import pytest
-from conftest import QUICKLY, build_labelled
+from conftest import build_labelled, quickly
 
 from kd_jax import batches, evaluate, lookup, resample, tasks, teachers, train
 from kd_jax.base import InputError
@@ -27,7 +27,7 @@ def make_run(dataset, *kds, learners=(train.STUDENT,)):
                    optax.sgd(0.1), "sum")
 
 
-init = jax.jit(train.init, static_argnums=1, compiler_options=QUICKLY)
+init = quickly(train.init, static_argnums=1)
 
 
 def build(dataset, *kds, learners=(train.STUDENT,)):
@@ -49,7 +49,7 @@ def data():
   return build_labelled(CONTEXTS, LABELS)
 
 
-@functools.partial(jax.jit, static_argnames="run", compiler_options=QUICKLY)
+@functools.partial(quickly, static_argnames="run")
 def evaluated(params, given, batch, targets, *, run):
   """({edge key: (sum, losses)}, gradients of the sum of all to the students and to the teachers)."""
   def total(params, teacher):

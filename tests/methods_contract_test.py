@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import QUICKLY
+from conftest import quickly
 
 import kd_jax.losses
 from kd_jax import batches, lookup, neighbours, ranking, resample, sequences, tasks, teachers, train
@@ -34,7 +34,7 @@ def build(dataset, batch, *kds, learners=(train.STUDENT,), models=MODELS):
   others = tuple(name for name in modules if name not in learners)
   run = train.Run(tuple(modules.items()), learners, tuple((name, t) for name in learners for t in others),
                   tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
-  init = jax.jit(train.init, static_argnums=1, compiler_options=QUICKLY)
+  init = quickly(train.init, static_argnums=1)
   constants = {name: jax.tree.map(jnp.asarray, teachers.constants(m, dataset)) for name, m in modules.items()}
   alone = run._replace(learners=others, kds=(), edges=())
   alike = {name: batch[name] for name in ("users", "items")}  # teachers may read histories of another length
@@ -74,7 +74,7 @@ def terms(run, given, params, batch, targets):
   return found
 
 
-@functools.partial(jax.jit, static_argnames="run", compiler_options=QUICKLY)
+@functools.partial(quickly, static_argnames="run")
 def evaluate(params, given, batch, targets, *, run):
   """(losses, gradient to the student, to the teacher, to fields, the weighted sum over rows)."""
   floats = {k: {f: v for f, v in fields.items() if v.dtype == jnp.float32} for k, fields in targets.items()}
@@ -88,7 +88,7 @@ def evaluate(params, given, batch, targets, *, run):
   return found, *gradients, (weight * found).sum()
 
 
-epoch = jax.jit(train.train_epoch, static_argnames="run", compiler_options=QUICKLY)
+epoch = quickly(train.train_epoch, static_argnames="run")
 
 
 @functools.cache

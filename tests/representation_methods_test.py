@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import QUICKLY
+from conftest import quickly
 
 from kd_jax import lookup
 from kd_jax.base import Outputs
 from kd_jax.losses import experts as shared
 
 DS, DT, USERS, ITEMS = 3, 5, 5, 6
-quickly = functools.partial(jax.jit, compiler_options=QUICKLY)  # op by op it takes longer still
 HUBER = lambda a, b: 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
 
 
@@ -49,26 +48,26 @@ def of_rows(kd, params, s, t, batch):
   return kd.loss(student, teacher, batch)
 
 
-_rows = quickly(of_rows, static_argnums=0)
+_rows = quickly(of_rows, static_argnums=0)  # op by op it takes longer still
 
 
-def rows(m, s=None, batch=None):
-  return _rows(m.kd, m.params, m.s if s is None else s, m.t, m.batch if batch is None else batch)
+def rows(m, batch=None):
+  return _rows(m.kd, m.params, m.s, m.t, m.batch if batch is None else batch)
 
 
 def gradient(m):
   """The weighted sum of the rows, the rows, and the gradient of the sum by the student's vectors."""
-  (value, each), found = _gradient(m.kd, m.params, m.s, m.t, m.batch)
-  return value, each, found
+  return _gradient(m.kd, m.params, m.s, m.t, m.batch)
 
 
 @functools.partial(quickly, static_argnums=0)
 def _gradient(kd, params, s, t, batch):
   def total(s):
-    found = of_rows(kd, params, s, t, batch)
-    return jnp.sum(batch["weight"] * found), found
+    each = of_rows(kd, params, s, t, batch)
+    return jnp.sum(batch["weight"] * each), each
 
-  return jax.value_and_grad(total, has_aux=True)(s)
+  (value, each), found = jax.value_and_grad(total, has_aux=True)(s)
+  return value, each, found
 
 
 def with_noise(m):

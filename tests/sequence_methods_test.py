@@ -8,7 +8,7 @@ import methods_contract_test as contract
 import numpy as np
 import optax
 import pytest
-from conftest import QUICKLY
+from conftest import quickly
 
 from kd_jax import batches, ranking, resample, tasks, teachers, train
 from kd_jax.base import InputError
@@ -18,7 +18,7 @@ MODELS = {False: ("sasrec(dim=8, length=4, blocks=1)", "hstu(dim=12, length=3, b
           True: ("gru4rec(dim=8, length=4)", "hstu(dim=12, length=3, blocks=1)", "mf(dim=10)")}
 
 
-@functools.partial(jax.jit, static_argnames="run", compiler_options=QUICKLY)
+@functools.partial(quickly, static_argnames="run")
 def measure(params, teacher, given, batch, targets, *, run):
   """(losses of each edge, the gradient of each edge's sum to the student and to the teachers)."""
   def totals(params, teacher):

@@ -27,6 +27,15 @@ def pytest_unconfigure(config):
   shutil.rmtree(_CACHE, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled():
+  """Each compiled function is hundreds of mappings of memory; Linux ends a process that has 65,530 of them."""
+  import jax
+
+  yield
+  jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def real_data():
   """The folder of source files of the real data sets."""

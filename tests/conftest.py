@@ -29,7 +29,7 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_compiled():
-  """Each compiled function is hundreds of mappings of memory; Linux ends a process that has 65,530 of them."""
+  """Compiled functions hold mappings of memory, over 20,000 in one file, of which Linux allows a process 65,530."""
   import jax
 
   yield

@@ -27,9 +27,6 @@ def make_run(dataset, *kds, learners=(train.STUDENT,)):
                    optax.sgd(0.1), "sum")
 
 
-init = quickly(train.init, static_argnums=1)
-
-
 def build(dataset, *kds, learners=(train.STUDENT,)):
   """(run, given, state, batch), the teachers random."""
   run = make_run(dataset, *kds, learners=learners)
@@ -39,9 +36,9 @@ def build(dataset, *kds, learners=(train.STUDENT,)):
   plan = batches.plan_contexts(0, 1, dataset.contexts["train"], BATCH)
   batch = jax.tree.map(lambda x: jnp.asarray(x[-1]), plan)  # padded
   alone = run._replace(learners=others, kds=(), edges=())
-  frozen = init(jax.random.key(1), alone, train.Given({}, constants), batch).params["networks"]
+  frozen = contract.init(jax.random.key(1), alone, train.Given({}, constants), batch).params["networks"]
   given = train.Given(jax.tree.map(lambda x: 3 * x, frozen), constants, labels=labels)
-  return run, given, init(jax.random.key(2), run, given, batch), batch
+  return run, given, contract.init(jax.random.key(2), run, given, batch), batch
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,8 @@ MODELS = tuple(f"mf(dim={dim}, init_std=0.5)" for dim in (8, 12, 10))  # of stud
 OPTIMIZER = optax.adam(0.05)
 WEIGHT = 100.0  # of the method, beside the base loss
 
+init = quickly(train.init, static_argnums=1)
+
 
 def build(dataset, batch, *kds, learners=(train.STUDENT,), models=MODELS):
   """(run, given, state): students of the first model and a random live teacher; two if the methods hear all at once."""
@@ -34,7 +36,6 @@ def build(dataset, batch, *kds, learners=(train.STUDENT,), models=MODELS):
   others = tuple(name for name in modules if name not in learners)
   run = train.Run(tuple(modules.items()), learners, tuple((name, t) for name in learners for t in others),
                   tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
-  init = quickly(train.init, static_argnums=1)
   constants = {name: jax.tree.map(jnp.asarray, teachers.constants(m, dataset)) for name, m in modules.items()}
   alone = run._replace(learners=others, kds=(), edges=())
   alike = {name: batch[name] for name in ("users", "items")}  # teachers may read histories of another length

@@ -1,5 +1,6 @@
 """Runs that are killed go on, and end with the bits of the run that was not."""
 
+import glob
 import json
 import os
 import pathlib
@@ -84,7 +85,8 @@ def moments(directory):
   return [
       lambda: any(saving.glob("00000[2-9]/manifest.json")),
       lambda: lines(directory) >= 6,
-      lambda: any(saving.glob(".0000*.tmp/*")) and lines(directory) >= 8,
+      # pathlib's glob raises where a folder that it lists is renamed meanwhile
+      lambda: any(glob.iglob(f"{saving}/.0000*.tmp/*")) and lines(directory) >= 8,
   ]
 
 

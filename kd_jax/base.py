@@ -13,6 +13,7 @@ import numpy as np
 
 Array = Any  # jax.Array or np.ndarray; not imported here, so that flag parsing stays fast.
 Batch = dict[str, Array]
+TEACHER, STUDENT, PEER = "teacher", "student", "peer"  # the networks of a run
 
 
 class InputError(ValueError):
@@ -158,3 +159,10 @@ class KD(NamedTuple):
   learner: str = ""  # who learns by it, "student" or "peer"; every learner if empty
   sampled_items: bool = False  # with rows="items": of the items too that methods on users sampled for its users
   labels: bool = False  # does the loss read batch["labels"] [B, C]? Then the data must be labelled
+
+
+def parameter_name(path: tuple) -> str:
+  """The name of a leaf of a tree of parameters: its keys, joined by "/"."""
+  import jax  # here, so that flag parsing stays fast
+
+  return jax.tree_util.keystr(path, simple=True, separator="/")

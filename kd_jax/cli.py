@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from kd_jax import __version__, lookup
+from kd_jax import __version__, registry
 from kd_jax.base import InputError
 
 DATA = dict(
@@ -125,7 +125,7 @@ def check(values: flags.FlagValues) -> None:
                      "chooses the best epoch of what is kept")
   for name, package in _PACKAGES.items():
     if name in values and values[name].value is not None:
-      (lookup.parse_sum if name == "kd" else lookup.parse)(package, values[name].value, name)
+      (registry.parse_sum if name == "kd" else registry.parse)(package, values[name].value, name)
 
 
 def _check(name, value):
@@ -150,13 +150,13 @@ def usage(doc: str, values: flags.FlagValues) -> str:
     flag = values[name]
     lines.append(f"  --{name}={'' if flag.default is None else flag.default}\n      {flag.help}")
     if name in _PACKAGES:
-      known = [_signature(_PACKAGES[name], n) for n in lookup.names(_PACKAGES[name])]
+      known = [_signature(_PACKAGES[name], n) for n in registry.names(_PACKAGES[name])]
       lines += [f"        {k}" for k in known]
   return "\n".join(lines)
 
 
 def _signature(package, name):
-  arguments = [(k, v.default) for k, v in lookup.signature(package, name).items() if k not in lookup.GIVEN]
+  arguments = [(k, v.default) for k, v in registry.signature(package, name).items() if k not in registry.GIVEN]
   return f"{name}({', '.join(f'{k}={default}' if default else k for k, default in arguments)})"
 
 

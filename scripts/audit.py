@@ -13,12 +13,13 @@ FLAGS = cli.define(
 
 
 def main(values):
-  from kd_jax import artifacts, auditing
+  from kd_jax.evaluation import protocol_audit
+  from kd_jax.storage import sealed
 
-  found = auditing.run(values.data, values.factors, values.split_seeds, values.data_dir, values.cache_dir)
-  print(auditing.describe(found))
+  found = protocol_audit.run(values.data, values.factors, values.split_seeds, values.data_dir, values.cache_dir)
+  print(protocol_audit.describe(found))
   if values.out:
-    artifacts.write_json_atomic(values.out, found)
+    sealed.write_json_atomic(values.out, found)
 
 
 if __name__ == "__main__":

@@ -37,29 +37,29 @@ def main(values):
     kds = [kd for kd, method in methods.items() if not method.labels]  # there are none in interactions
   for kd in kds:
     cli.lookup.parse_sum("losses", kd, "kds")
-  from kd_jax import sides
+  from kd_jax.bench import interleave
 
-  settings = sides.Settings(values.model, values.teacher_model, tuple(kds), values.batch_size, values.warmup)
+  settings = interleave.Settings(values.model, values.teacher_model, tuple(kds), values.batch_size, values.warmup)
   if values.side:
-    sides.serve(lambda: side(values, settings))
+    interleave.serve(lambda: side(values, settings))
     return
-  names = [sides.OWN, *([values.against] if values.against else [])]
-  running = {name: sides.Side([sys.executable, *sys.argv, f"--side={name}"]) for name in names}
+  names = [interleave.OWN, *([values.against] if values.against else [])]
+  running = {name: interleave.Side([sys.executable, *sys.argv, f"--side={name}"]) for name in names}
   measured = {name: {} for name in names}
   print("\n".join(str(x.machine) for x in running.values()) + "\n" + heading(names), flush=True)
-  for work, found in sides.measure(running, values.repeats):
+  for work, found in interleave.measure(running, values.repeats):
     print(f"{work:40s}{row(found)}", flush=True)
     for name, seconds in found.items():
       measured[name][work] = seconds
   for running_side in running.values():
     running_side.close()
   if values.out:
-    from kd_jax import artifacts
+    from kd_jax.storage import sealed
 
     command = " ".join(["python scripts/bench.py", *(f"--{k}={values[k].value}" for k in values if values[k].present)])
     machine = {k: v for x in running.values() for k, v in x.machine.items()}
     others = {name: measured[name] for name in names[1:]}
-    artifacts.write_json_atomic(values.out, {"command": command, "machine": machine, "seconds": measured[sides.OWN],
+    sealed.write_json_atomic(values.out, {"command": command, "machine": machine, "seconds": measured[interleave.OWN],
                                              **({"against": others} if others else {})})
 
 
@@ -67,14 +67,15 @@ def side(values, settings):
   """(what it runs on, its works) of one side, here."""
   import importlib
 
-  from kd_jax import data, sides
+  from kd_jax import data
+  from kd_jax.bench import interleave
 
   dataset = data.load(values.data, values.data_dir, values.cache_dir)
-  if values.side == sides.OWN:
-    module = importlib.import_module("kd_jax.kernels" if values.kernels else "kd_jax.benchmark")
+  if values.side == interleave.OWN:
+    module = importlib.import_module("kd_jax.bench.kernels" if values.kernels else "kd_jax.bench.epoch")
   else:
     try:
-      module = importlib.import_module(f"kd_jax.against.{values.side}")
+      module = importlib.import_module(f"kd_jax.bench.against.{values.side}")
     except ModuleNotFoundError as error:
       raise cli.InputError(f"--against={values.side}: {error}; pip install -e \".[bench]\"") from None
   return module.machine(), module.works(dataset, settings)

@@ -19,9 +19,9 @@ FLAGS = cli.define(
 
 def main(values):
   cli.require(values, "texts", "out")
-  from kd_jax import texts
+  from kd_jax.data import embed_text
 
-  count, width = texts.embed(values.texts, values.out, values.id, values.text, values.delimiter, values.encoding)
+  count, width = embed_text.embed(values.texts, values.out, values.id, values.text, values.delimiter, values.encoding)
   print(f"{values.out}: {count:,} texts, {width} numbers each")
 
 

@@ -21,9 +21,9 @@ FLAGS = cli.define(
 
 def main(values):
   cli.require(values, "run")
-  from kd_jax import report
+  from kd_jax.evaluation import run_report
 
-  found = report.evaluate_run(
+  found = run_report.evaluate_run(
       values.run, split=values.split, mask_validation=values.mask_validation, history=values.history,
       sampled=values.sampled, sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student,
       others=[run.strip() for run in values.compare.split(",") if run.strip()],

@@ -15,9 +15,9 @@ FLAGS = cli.define(
 
 def main(values):
   cli.require(values, "run", "out")
-  from kd_jax import exporting
+  from kd_jax.serving import export
 
-  for line in exporting.export_run(values.run, values.out, values.top_k, values.exclude_seen, values.data_dir,
+  for line in export.export_run(values.run, values.out, values.top_k, values.exclude_seen, values.data_dir,
                                    values.cache_dir):
     print(line)
 

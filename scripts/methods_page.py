@@ -10,7 +10,7 @@ FLAGS = cli.define()
 
 def main(values):
   del values
-  from kd_jax import methods_page
+  from kd_jax.tables import methods_page
 
   page = methods_page.FOLDER / "methods.md"
   page.write_text(methods_page.write())

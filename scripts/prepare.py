@@ -12,11 +12,11 @@ FLAGS = cli.define(cli.DATA)
 
 
 def main(flags):
-  from kd_jax import data, lookup
+  from kd_jax import data, registry
   from kd_jax.data import audit, contexts, store
 
   start = time.monotonic()
-  call = lookup.parse("data", flags.data, "data")
+  call = registry.parse("data", flags.data, "data")
   dataset = data.load(call, flags.data_dir, flags.cache_dir, splits=("train", "validation", "test"))
   folder = store.prepare(store.canonical(call), flags.data_dir, flags.cache_dir)
   print(f"{'SYNTHETIC: ' if dataset.synthetic else ''}{dataset.name}")

@@ -23,9 +23,9 @@ def main(values):
   cli.require(values, "table", "workdir")
   import pathlib
 
-  from kd_jax import tables
+  from kd_jax.tables import make
 
-  tables.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
+  make.reproduce(values.table, values.workdir, values.seeds, values.data_dir, values.cache_dir,
                    values.folds, values.rows.split(",") if values.rows else None, values.together, values.jobs,
                    values.compare)
   name = pathlib.Path(values.table).stem

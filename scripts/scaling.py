@@ -28,16 +28,16 @@ def main(values):
     raise cli.InputError(f"--interactions={values.interactions}: numbers with commas") from None
   if wrong := [size for size in sizes if size <= 0 or size % values.users]:
     raise cli.InputError(f"--interactions={values.interactions}: {wrong[0]} is no multiple of --users={values.users}")
-  from kd_jax import scaling
+  from kd_jax.bench import scaling
 
   found = []
   for size in sizes:
     found.append(scaling.measure(values, size))
     print("  ".join(f"{name} {value:,.4g}" for name, value in found[-1].items()), flush=True)
   if values.out:
-    from kd_jax import artifacts
+    from kd_jax.storage import sealed
 
-    artifacts.write_json_atomic(values.out, found)
+    sealed.write_json_atomic(values.out, found)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ FLAGS = cli.define(
 
 def main(values):
   cli.require(values, "teacher", "out")
-  from kd_jax import labelling
+  from kd_jax.teachers import make_soft_labels
 
-  report = labelling.write(values.teacher, values.out, values.top_k, values.exclude_seen, values.data_dir,
+  report = make_soft_labels.write(values.teacher, values.out, values.top_k, values.exclude_seen, values.data_dir,
                            values.cache_dir)
   print(f"{values.out}: top {report['top_k']} items of every user; the teacher gives {report['tail_mass_mean']:.1%} of "
         f"its probability to all others ({report['tail_mass_max']:.1%} at most)")

@@ -15,23 +15,24 @@ FLAGS = cli.define(
 
 def main(values):
   cli.require(values, "workdir")
-  from kd_jax import sweep
+  from kd_jax.runs import sweep
 
   names, points = zip(*sweep.points(values), strict=True)
-  from kd_jax import experiment, processes  # once the flags are known to be right: it takes seconds
+  from kd_jax.devices import processes
+  from kd_jax.runs import loop  # once the flags are known to be right: it takes seconds
 
   with processes.joined(values):
     if values.seeds == 1 and not values.sweep:
-      _show(values.workdir, experiment.run_training(values))
+      _show(values.workdir, loop.run_training(values))
     else:
       _run_all(names, points)
 
 
 def _run_all(names, points):
-  from kd_jax import experiment, sweep
+  from kd_jax.runs import loop, sweep
 
   every = [one for several in points for one in several]
-  results = experiment.run_together(every)
+  results = loop.run_together(every)
   for one, result in zip(every, results, strict=True):
     if isinstance(result, dict):
       _show(one.workdir, result)

@@ -8,8 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from kd_jax import artifacts, checkpoint, cli, experiment, labelling, runs, soft_labels
+from kd_jax import cli
 from kd_jax.base import InputError
+from kd_jax.runs import loop
+from kd_jax.storage import checkpoint, run_directory, sealed
+from kd_jax.teachers import make_soft_labels, soft_labels
 
 SCRIPTS = sorted(p.stem for p in (pathlib.Path(__file__).parent.parent / "scripts").glob("*.py"))
 
@@ -58,14 +61,14 @@ def elsewhere(tmp_path_factory, flags, small):
   """A run on other data of the same shape."""
   directory = tmp_path_factory.mktemp("elsewhere") / "run"
   data = small[0].replace(")", ", seed=1)")
-  experiment.run_training(flags(*small, data, "--epochs=1", f"--workdir={directory}"))
+  loop.run_training(flags(*small, data, "--epochs=1", f"--workdir={directory}"))
   return directory
 
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory, teacher):
   directory = tmp_path_factory.mktemp("labels") / "labels"
-  labelling.write(str(teacher), str(directory), 20, True)
+  make_soft_labels.write(str(teacher), str(directory), 20, True)
   return directory
 
 
@@ -84,8 +87,8 @@ def bad_teacher(tmp_path_factory, teacher):
 def bad_labels(tmp_path_factory, labels):
   """Labels signed anew after an item id was put out of range."""
   directory = tmp_path_factory.mktemp("bad") / "labels"
-  manifest = artifacts.manifest(labels, soft_labels.KIND)
-  with artifacts.writing(directory, soft_labels.KIND, manifest["metadata"]) as temporary:
+  manifest = sealed.manifest(labels, soft_labels.KIND)
+  with sealed.writing(directory, soft_labels.KIND, manifest["metadata"]) as temporary:
     for name in manifest["files"]:
       with np.load(labels / name, allow_pickle=False) as stored:
         arrays = dict(stored)
@@ -133,7 +136,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(arguments, said, flags, small,
   if "--batch_size=10" in own:
     monkeypatch.setattr(jax, "device_count", lambda: 4)
   with pytest.raises(InputError) as error:
-    experiment.run_training(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
+    loop.run_training(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
   message = str(error.value)
   assert said.format(**places) in message and len(message.splitlines()) == 1
   left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -141,7 +144,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(arguments, said, flags, small,
 
 
 def test_a_changed_flag_is_refused_by_name_and_a_finished_run_is_left_alone(flags, small, tmp_path):
-  run = lambda *own: experiment.run_training(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
+  run = lambda *own: loop.run_training(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
   first = run()
   kept = ("metrics.jsonl", "manifest.json", "flags.txt", "run.json", "result.json")
   contents = lambda: {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.name in kept}
@@ -158,13 +161,13 @@ def test_flags_of_a_run_are_the_same_however_they_are_written(flags, small, tmp_
   values = lambda teacher, kd="0.5*kl( ) + rrd()": flags(*small, f"--teacher={teacher}", f"--kd={kd}")
   info = {key: [] for key in ("hashes", "teacher", "features", "init_from", "versions", "devices")}
   (tmp_path / "run").mkdir()
-  runs.start(tmp_path / "run", values(tmp_path / "a", "0.5*kl(\n) + rrd()"), info)
+  run_directory.start(tmp_path / "run", values(tmp_path / "a", "0.5*kl(\n) + rrd()"), info)
   monkeypatch.chdir(tmp_path)
   for teacher in ("a", "./a", f"{tmp_path}/a/", "run/../a"):
-    runs.check_flags("run", values(teacher))
+    run_directory.check_flags("run", values(teacher))
   for teacher in ("b", "run/a", "a,a", "file:a"):
     with pytest.raises(InputError, match="other flags: --teacher="):
-      runs.check_flags("run", values(teacher))
+      run_directory.check_flags("run", values(teacher))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -134,10 +134,10 @@ def small():
 @pytest.fixture(scope="session")
 def teacher(tmp_path_factory, flags, small):
   """A finished run on the data of `small`."""
-  from kd_jax import experiment
+  from kd_jax.runs import loop
 
   directory = tmp_path_factory.mktemp("teacher") / "run"
-  experiment.run_training(flags(*small, "--model=mf(dim=16)", f"--workdir={directory}"))
+  loop.run_training(flags(*small, "--model=mf(dim=16)", f"--workdir={directory}"))
   return directory
 
 

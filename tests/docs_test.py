@@ -11,7 +11,7 @@ import sys
 import processes_test
 import pytest
 
-from kd_jax import methods_page, table_file
+from kd_jax.tables import methods_page, toml_file
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -101,8 +101,8 @@ def test_the_results_are_what_their_commands_say():
   for section in RESULTS:
     command = re.search(r"scripts/reproduce.py (.*)", section)[1]
     given = dict(flag.removeprefix("--").split("=", 1) for flag in shlex.split(command))
-    table = table_file.load(given["table"])
-    table = table_file.choose(table, given["rows"].split(",")) if "rows" in given else table
+    table = toml_file.load(given["table"])
+    table = toml_file.choose(table, given["rows"].split(",")) if "rows" in given else table
     assert [cells[0] for cells in first_table(section)[1:]] == [row["row"] for row in table["row"]]
     assert given["workdir"] not in folders, f"{given['workdir']} holds the runs of another table"
     folders.add(given["workdir"])

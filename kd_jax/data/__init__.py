@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 
-from kd_jax import lookup
+from kd_jax import registry
 from kd_jax.base import Dataset
 
 
 def load(
-    spec: str | lookup.Call,
+    spec: str | registry.Call,
     data_dir: str | os.PathLike | None = None,
     cache_dir: str | os.PathLike | None = None,
     splits: tuple[str, ...] = ("train", "validation"),
@@ -27,5 +27,5 @@ def load(
   """
   from kd_jax.data import store  # imports tensorflow_datasets only when there is something to do
 
-  call = lookup.parse("data", spec, "data") if isinstance(spec, str) else spec
+  call = registry.parse("data", spec, "data") if isinstance(spec, str) else spec
   return store.load(call, data_dir, cache_dir, splits, memory)

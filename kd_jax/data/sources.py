@@ -15,9 +15,9 @@ import time
 import urllib.request
 import zipfile
 
-from kd_jax import artifacts
 from kd_jax.base import InputError
 from kd_jax.data.recipe import Source
+from kd_jax.storage import sealed
 
 LIMIT = 256 << 20  # bytes; no source is larger
 CONNECT, STALL = 3.0, 20.0  # seconds until a server answers, and between two pieces of its answer
@@ -34,7 +34,7 @@ def data_folder(data_dir) -> pathlib.Path | None:
 
 def identity(source: Source, local: pathlib.Path | None) -> str:
   """The sha256 that stands for the source's content."""
-  return source.sha256 or artifacts.hash_file(_own_file(source, local))
+  return source.sha256 or sealed.hash_file(_own_file(source, local))
 
 
 def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path) -> pathlib.Path:

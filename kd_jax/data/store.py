@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax import artifacts, lookup
+from kd_jax import registry
 from kd_jax.base import Dataset, InputError, Interactions
 from kd_jax.data import audit, cleaning, contexts, features, sources, splits, streams
 from kd_jax.data.recipe import Log, Recipe
+from kd_jax.storage import sealed
 
 FORMAT = 1  # raise it when preparing gives other arrays for the same call and sources
 _KIND = "data set"
@@ -26,7 +27,7 @@ _WHOLE = ("users", "items", *_FEATURES)  # read whatever splits are wanted; feat
 _DEFAULT_CACHE = "~/.cache/kd_jax"
 
 
-def load(call: lookup.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory: float = 0.0) -> Dataset:
+def load(call: registry.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory: float = 0.0) -> Dataset:
   """Prepares the data set if it is not there, and reads the `wanted` splits, or streams them."""
   unknown = [split for split in wanted if split not in splits.NAMES]
   if unknown:
@@ -36,11 +37,11 @@ def load(call: lookup.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory
   return _read(folder, call, wanted, cache_folder(cache_dir) / "streams" / folder.name, 1e9 * memory)
 
 
-def canonical(call: lookup.Call) -> lookup.Call:
+def canonical(call: registry.Call) -> registry.Call:
   """The call with the defaults filled in, so that two ways to say the same are one data set."""
   if "." in call.name:
     return call
-  signature = lookup.signature("data", call.name)
+  signature = registry.signature("data", call.name)
   defaults = {k: ast.literal_eval(v.default) for k, v in signature.items() if v.default}
   return call.changed(**(defaults | dict(call.arguments)))
 
@@ -50,9 +51,9 @@ def cache_folder(cache_dir) -> pathlib.Path:
   return pathlib.Path(cache_dir or os.environ.get("KD_JAX_CACHE") or _DEFAULT_CACHE).expanduser()
 
 
-def prepare(call: lookup.Call, data_dir, cache_dir) -> pathlib.Path:
+def prepare(call: registry.Call, data_dir, cache_dir) -> pathlib.Path:
   """The folder of the prepared data set of a canonical call; makes it on first use."""
-  recipe = lookup.build("data", call)
+  recipe = registry.build("data", call)
   local, cache = sources.data_folder(data_dir), cache_folder(cache_dir)
   identity = [str(call), *(sources.identity(source, local) for source in recipe.sources), str(FORMAT)]
   short = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
@@ -72,7 +73,7 @@ def _make(call, recipe, local, cache, folder):
     print(f"{call.name}: {recipe.terms}", file=sys.stderr)
   paths = [sources.find(source, local, cache) for source in recipe.sources]
   log, parts, report = process(recipe, recipe.read(paths))
-  report["sources"] = {source.name: artifacts.hash_file(path) for source, path in zip(
+  report["sources"] = {source.name: sealed.hash_file(path) for source, path in zip(
       recipe.sources, paths, strict=True)}
   contents = _contents(log, parts)
   metadata = {"call": str(call), "synthetic": recipe.synthetic, "report": report,
@@ -80,7 +81,7 @@ def _make(call, recipe, local, cache, folder):
               "hashes": {split: _hash(columns) for split, columns in contents.items()}}
   from kd_jax.data import builder
 
-  with artifacts.writing(folder, _KIND, metadata) as temporary:
+  with sealed.writing(folder, _KIND, metadata) as temporary:
     builder.write_splits(temporary, folder.name, contents)
 
 
@@ -133,7 +134,7 @@ def _hash(columns) -> str:
   for name, column in sorted(columns.items()):
     if len(column):
       column = column.astype(np.str_) if column.dtype == object else column
-      digest.update(f"{name}={artifacts.hash_array(column)}\n".encode())
+      digest.update(f"{name}={sealed.hash_array(column)}\n".encode())
   return digest.hexdigest()
 
 
@@ -183,7 +184,7 @@ def _verify(folder, needed) -> dict[str, Any]:
   from kd_jax.data import builder
 
   try:
-    manifest = artifacts.manifest(folder, _KIND)
+    manifest = sealed.manifest(folder, _KIND)
   except InputError as error:
     raise InputError(_damaged(folder, str(error))) from None
   for name, entry in manifest["files"].items():
@@ -191,7 +192,7 @@ def _verify(folder, needed) -> dict[str, Any]:
     if split is not None and split not in needed:
       continue
     path = folder / name
-    if not path.is_file() or artifacts.hash_file(path) != entry["sha256"]:
+    if not path.is_file() or sealed.hash_file(path) != entry["sha256"]:
       what = f"split {split}" if split else "description"
       raise InputError(_damaged(folder, f"{what}: {path.name} is missing or does not have its sha256"))
   return manifest["metadata"]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kd_jax import artifacts
 from kd_jax.base import Dataset, InputError, Interactions
+from kd_jax.storage import sealed
 
 BYTES = 320  # of memory for each interaction of a part; measured by scripts/scaling.py
 _KIND = "interactions by user"
@@ -43,7 +43,7 @@ def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
   for block in blocks():
     counts += np.bincount(block["users"], minlength=num_users)
   starts = np.concatenate([[0], np.cumsum(counts)])
-  with artifacts.writing(folder, _KIND, {}) as temporary:
+  with sealed.writing(folder, _KIND, {}) as temporary:
     np.save(temporary / _STARTS, starts)
     if not starts[-1]:
       (temporary / _ITEMS).write_bytes(b"")
@@ -65,7 +65,7 @@ def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
   Raises InputError: damaged, or one user alone has more training interactions.
   """
   for folder in folders.values():
-    artifacts.read(folder, _KIND)
+    sealed.read(folder, _KIND)
   starts = {split: np.load(folder / _STARTS, allow_pickle=False) for split, folder in folders.items()}
   train, most = starts["train"], int(memory // BYTES)
   longest = np.diff(train).max()

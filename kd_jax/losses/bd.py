@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax.base import KD, InputError, Lists
-from kd_jax.losses.lists import draw_without_replacement, rank_in
+from kd_jax.losses._lists import draw_without_replacement, rank_in
 
 _LEAST = 1e-9  # Weight of items that are not to be drawn, unless there are too few others.
 

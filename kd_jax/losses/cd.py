@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from kd_jax.base import KD, InputError, Lists
-from kd_jax.losses.lists import draw_without_replacement
+from kd_jax.losses._lists import draw_without_replacement
 
 
 def cd(sampled: int = 50, depth: int = 900, temperature: float = 20.0, softness: float = 2.0, shift: float = 0.0,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, InputError, Lists
-from kd_jax.losses.lists import draw_without_replacement, plackett_luce, rank_in
+from kd_jax.losses._lists import draw_without_replacement, plackett_luce, rank_in
 
 _LEAST = 1e-5  # Least weight of an item in a draw, so that there is always something to draw.
 

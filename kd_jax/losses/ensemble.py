@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD
-from kd_jax.losses.lists import candidate_lists
+from kd_jax.losses._lists import candidate_lists
 
 
 def ensemble(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Outputs
-from kd_jax.losses.experts import by_side, uniform, unit
+from kd_jax.losses._experts import by_side, uniform, unit
 
 
 class Projector(nn.Module):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Array
-from kd_jax.losses import blocks
-from kd_jax.losses.experts import by_row, by_side, entity, uniform, unit
+from kd_jax.losses import _blocks
+from kd_jax.losses._experts import by_row, by_side, entity, uniform, unit
 
 
 class Filtered(NamedTuple):
@@ -27,8 +27,8 @@ def _hidden(weight, x, w, b):
 
 def _places(where, i):
   """A group is who has an n-th neighbour."""
-  nth, number = blocks.of_turn(i, where.blocks)
-  row = blocks.entities(where, nth, number)
+  nth, number = _blocks.of_turn(i, where.blocks)
+  row = _blocks.entities(where, nth, number)
   return row, (row, nth[:, None]), (row, nth[:, None]), (), ()
 
 
@@ -60,8 +60,8 @@ class Filter(nn.Module):
     (w1, b1), (w2, b2) = layer("hidden", ds, width), layer("out", width, dt)
     weights = jnp.concatenate([jnp.full((len(own), 1), 1 - self.alpha), edges], axis=1)  # [rows, 1 + n]
     vectors = jnp.concatenate([own[:, None], near], axis=1)
-    where = blocks.groups(weights != 0)  # edges that were dropped cost nothing
-    mixed = blocks.summed(_hidden, _places, len(own), where, blocks.turns(where.blocks), weights, vectors, w1, b1)
+    where = _blocks.groups(weights != 0)  # edges that were dropped cost nothing
+    mixed = _blocks.summed(_hidden, _places, len(own), where, _blocks.turns(where.blocks), weights, vectors, w1, b1)
     return mixed @ w2 + (1 - self.alpha + jnp.sum(edges, axis=1, keepdims=True)) * b2
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from kd_jax.base import KD
-from kd_jax.losses.experts import unit
+from kd_jax.losses._experts import unit
 
 
 def ftd() -> KD:

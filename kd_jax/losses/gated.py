@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax.base import KD
-from kd_jax.losses.lists import candidate_lists
+from kd_jax.losses._lists import candidate_lists
 
 
 class _Gate(nn.Module):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Array, Lists
-from kd_jax.losses.lists import plackett_luce_terms
+from kd_jax.losses._lists import plackett_luce_terms
 
 _LEAST = -1e9  # Score of an observed item that is not there: behind all others.
 

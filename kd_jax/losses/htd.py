@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, Array, InputError
-from kd_jax.losses import blocks
-from kd_jax.losses.experts import ExpertsOfBothSides, unit
+from kd_jax.losses import _blocks
+from kd_jax.losses._experts import ExpertsOfBothSides, unit
 
 GROUP_TOPOLOGIES = ("entities", "prototypes")
 
@@ -42,9 +42,9 @@ def _pairs(positive_only, s, t, s_other, t_other, weight):
 
 def _places(where, i):
   """Every block of a group meets every block of it."""
-  group, number = blocks.of_turn(i, where.blocks**2)
+  group, number = _blocks.of_turn(i, where.blocks**2)
   across = jnp.maximum(where.blocks[jnp.minimum(group, where.blocks.size - 1)], 1)
-  row, other = (blocks.entities(where, group, n) for n in (number // across, number % across))
+  row, other = (_blocks.entities(where, group, n) for n in (number // across, number % across))
   return row, row, row, other, other, other
 
 
@@ -92,9 +92,9 @@ def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", 
     else:  # A prototype's sum is shared out among its members.
       between = jnp.sum((p_s @ p_s.T - p_t @ p_t.T) ** 2, axis=1, where=size > 0)
       between = (between / jnp.maximum(size, 1e-9))[student.group] * (weight > 0)
-    where = blocks.groups(student.group[:, None] == jnp.arange(2 * groups))
+    where = _blocks.groups(student.group[:, None] == jnp.arange(2 * groups))
     pairs = functools.partial(_pairs, positive_only)
-    within = blocks.summed(pairs, _places, len(s), where, blocks.turns(where.blocks**2), s, t, s, t, weight)
+    within = _blocks.summed(pairs, _places, len(s), where, _blocks.turns(where.blocks**2), s, t, s, t, weight)
     topology = within + between
     return alpha * topology + (1 - alpha) * jnp.sum((teacher.query - student.hint) ** 2, axis=1)
 

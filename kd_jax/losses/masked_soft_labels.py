@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax.base import KD, InputError
-from kd_jax.losses.lists import candidate_lists
+from kd_jax.losses._lists import candidate_lists
 
 
 def masked_soft_labels(temperature: float = 1.0, activation: str = "softmax", candidates: str = "full",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from kd_jax.base import KD
-from kd_jax.losses.lists import candidate_lists
+from kd_jax.losses._lists import candidate_lists
 
 
 def mse(candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:

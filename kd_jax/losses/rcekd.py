@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, InputError, Lists
-from kd_jax.losses.lists import draw_without_replacement
+from kd_jax.losses._lists import draw_without_replacement
 
 _MOST_COUNTED = 50  # The cap on a position's count in the authors' code.
 

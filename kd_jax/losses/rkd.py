@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from kd_jax.base import KD
-from kd_jax.losses.experts import by_row, entity
+from kd_jax.losses._experts import by_row, entity
 
 _TINY = 1e-9
 

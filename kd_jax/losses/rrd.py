@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from kd_jax.base import KD, InputError, Lists
-from kd_jax.losses.lists import draw_without_replacement, plackett_luce
+from kd_jax.losses._lists import draw_without_replacement, plackett_luce
 
 
 def rrd(k: int = 40, uninteresting: int = 40, temperature: float = 10.0, depth: int = 500) -> KD:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import KD, InputError, Outputs
-from kd_jax.losses.experts import by_side, unit
+from kd_jax.losses._experts import by_side, unit
 
 NORMALISATIONS = ("standardise", "unit", "centre", "none")
 

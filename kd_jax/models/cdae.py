@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Dataset, InputError, Outputs
-from kd_jax.scoring import inner_product
+from kd_jax.models._inner_product import inner_product
 
 
 class CDAE(nn.Module):

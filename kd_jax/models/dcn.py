@@ -6,16 +6,16 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd_jax.base import FeatureSpec, Outputs
-from kd_jax.models import features
+from kd_jax.models import _features
 
 
 class DCN(nn.Module):
   """Cross layers beside dense layers over embeddings of the fields and the numbers."""
 
-  inner_product, constants, tables = False, features.constants, features.tables
+  inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
   num_items: int
-  inputs: features.Inputs
+  inputs: _features.Inputs
   dim: int
   layers: int
   hidden: tuple[int, ...]
@@ -24,16 +24,16 @@ class DCN(nn.Module):
   def setup(self):
     width = len(self.inputs.fields) * self.dim + self.inputs.width
     glorot = nn.initializers.glorot_uniform()
-    self.embedding = self.param("embedding", features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
-    self.crosses = [(self.param(f"cross{n}", glorot, (width, width)), self.param(f"cross_bias{n}", features.SMALL,
+    self.embedding = self.param("embedding", _features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
+    self.crosses = [(self.param(f"cross{n}", glorot, (width, width)), self.param(f"cross_bias{n}", _features.SMALL,
                     (width,))) for n in range(self.layers)]
-    self.tower = features.Tower(self.hidden, self.dropout)
+    self.tower = _features.Tower(self.hidden, self.dropout)
     deep = self.hidden[-1] if self.hidden else width
     self.head = self.param("head", glorot, (width + deep, self.num_items))
-    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+    self.bias = self.param("bias", _features.SMALL, (self.num_items,))
 
   def __call__(self, batch, tables=None) -> Outputs:
-    first = crossed = features.embedded(self, *features.read(self, batch["users"]))
+    first = crossed = _features.embedded(self, *_features.read(self, batch["users"]))
     for kernel, bias in self.crosses:
       crossed = first * (crossed @ kernel + bias) + crossed
     query = jnp.concatenate([crossed, self.tower(first)], axis=1)
@@ -56,5 +56,5 @@ def dcn(num_users: int, num_items: int, user_features: FeatureSpec | None = None
 
   Departs: all embeddings are of one width. Representations are the inputs of the last layer.
   """
-  features.check_widths("dcn", hidden)
-  return DCN(num_users, num_items, features.inputs_of("dcn", user_features, fields), dim, layers, hidden, dropout)
+  _features.check_widths("dcn", hidden)
+  return DCN(num_users, num_items, _features.inputs_of("dcn", user_features, fields), dim, layers, hidden, dropout)

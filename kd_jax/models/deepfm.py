@@ -6,36 +6,36 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd_jax.base import FeatureSpec, Outputs
-from kd_jax.models import features
+from kd_jax.models import _features
 
 
 class DeepFM(nn.Module):
   """The sum of linear terms, products of embeddings, and a deep network over them."""
 
-  inner_product, constants, tables = False, features.constants, features.tables
+  inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
   num_items: int
-  inputs: features.Inputs
+  inputs: _features.Inputs
   dim: int
   hidden: tuple[int, ...]
   dropout: float
 
   def setup(self):
     inputs, last = self.inputs.rows + self.inputs.width, self.hidden[-1]
-    self.linear = self.param("linear", features.SMALL, (inputs, self.num_items))
-    self.bias = self.param("bias", features.SMALL, (self.num_items,))
-    self.embedding = self.param("embedding", features.SMALL, (inputs, self.dim))
-    self.tower = features.Tower(self.hidden, self.dropout)
+    self.linear = self.param("linear", _features.SMALL, (inputs, self.num_items))
+    self.bias = self.param("bias", _features.SMALL, (self.num_items,))
+    self.embedding = self.param("embedding", _features.SMALL, (inputs, self.dim))
+    self.tower = _features.Tower(self.hidden, self.dropout)
     learned = last if self.num_items == 1 else last + self.dim
     self.head = self.param("head", nn.initializers.glorot_uniform(), (learned, self.num_items))
 
   def __call__(self, batch, tables=None) -> Outputs:
-    rows, numbers = features.read(self, batch["users"])
-    pairs = features.interactions(self.embedding, rows, numbers)
-    deep = self.tower(features.embedded(self, rows, numbers))
+    rows, numbers = _features.read(self, batch["users"])
+    pairs = _features.interactions(self.embedding, rows, numbers)
+    deep = self.tower(_features.embedded(self, rows, numbers))
     query = jnp.concatenate([deep, pairs], axis=1)
     head = self.head if self.num_items > 1 else jnp.concatenate([self.head, jnp.ones((self.dim, 1))])
-    scores = features.linear(self, rows, numbers) + query @ head
+    scores = _features.linear(self, rows, numbers) + query @ head
     return Outputs(scores, query, head.T).of(batch.get("items"))
 
 
@@ -54,5 +54,5 @@ def deepfm(num_users: int, num_items: int, user_features: FeatureSpec | None = N
   Departs: numbers go into the dense layers as they are; several candidates as in fm(). Representations are the last
   hidden layer and the products side by side.
   """
-  features.check_widths("deepfm", hidden, 1)
-  return DeepFM(num_users, num_items, features.inputs_of("deepfm", user_features, fields), dim, hidden, dropout)
+  _features.check_widths("deepfm", hidden, 1)
+  return DeepFM(num_users, num_items, _features.inputs_of("deepfm", user_features, fields), dim, hidden, dropout)

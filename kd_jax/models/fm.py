@@ -6,31 +6,31 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from kd_jax.base import FeatureSpec, Outputs
-from kd_jax.models import features
+from kd_jax.models import _features
 
 
 class FM(nn.Module):
   """Linear terms, and products of embeddings of every two inputs."""
 
-  inner_product, constants, tables = False, features.constants, features.tables
+  inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
   num_items: int
-  inputs: features.Inputs
+  inputs: _features.Inputs
   dim: int
 
   def setup(self):
     inputs = self.inputs.rows + self.inputs.width
-    self.linear = self.param("linear", features.SMALL, (inputs, self.num_items))
-    self.bias = self.param("bias", features.SMALL, (self.num_items,))
-    self.embedding = self.param("embedding", features.SMALL, (inputs, self.dim))
+    self.linear = self.param("linear", _features.SMALL, (inputs, self.num_items))
+    self.bias = self.param("bias", _features.SMALL, (self.num_items,))
+    self.embedding = self.param("embedding", _features.SMALL, (inputs, self.dim))
     if self.num_items > 1:
       self.head = self.param("head", nn.initializers.lecun_uniform(), (self.dim, self.num_items))
 
   def __call__(self, batch, tables=None) -> Outputs:
-    rows, numbers = features.read(self, batch["users"])
-    pairs = features.interactions(self.embedding, rows, numbers)
+    rows, numbers = _features.read(self, batch["users"])
+    pairs = _features.interactions(self.embedding, rows, numbers)
     head = self.head if self.num_items > 1 else jnp.ones((self.dim, 1))
-    scores = features.linear(self, rows, numbers) + pairs @ head
+    scores = _features.linear(self, rows, numbers) + pairs @ head
     return Outputs(scores, pairs, head.T).of(batch.get("items"))
 
 
@@ -47,4 +47,4 @@ def fm(num_users: int, num_items: int, user_features: FeatureSpec | None = None,
   Departs: with several candidates (tags) each has its own b and w, and its own weights over the `dim` products in
   place of ones, as the last layer of He, Chua, SIGIR 2017. As representation it gives the products.
   """
-  return FM(num_users, num_items, features.inputs_of("fm", user_features, fields), dim)
+  return FM(num_users, num_items, _features.inputs_of("fm", user_features, fields), dim)

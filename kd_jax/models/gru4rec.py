@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import Outputs
-from kd_jax.models import histories
-from kd_jax.scoring import inner_product
+from kd_jax.models import _histories
+from kd_jax.models._inner_product import inner_product
 
 
 class GRU4Rec(nn.Module):
   """A map of the state after a user's last items, times an item's vector. Table `item` [I, D], at both ends."""
 
   inner_product = reads_sequences = True
-  constants, tables = histories.constants, histories.tables
+  constants, tables = _histories.constants, _histories.tables
   num_users: int
   num_items: int
   dim: int
@@ -36,7 +36,7 @@ class GRU4Rec(nn.Module):
 
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    read = histories.read(self, batch)
+    read = _histories.read(self, batch)
     before = jnp.pad(read.owners, ((0, 0), (1, 0)))[:, :-1]
     goes_on = (read.owners == before) & (read.owners > 0)
     x = self.drop(item[read.items] * self.dim**0.5)

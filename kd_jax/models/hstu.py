@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import InputError, Outputs
-from kd_jax.models import histories
-from kd_jax.models.histories import normalise
-from kd_jax.scoring import inner_product
+from kd_jax.models import _histories
+from kd_jax.models._histories import normalise
+from kd_jax.models._inner_product import inner_product
 
 
 class HSTU(nn.Module):
   """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
 
   inner_product = reads_sequences = True
-  constants, tables = histories.constants, histories.tables
+  constants, tables = _histories.constants, _histories.tables
   num_users: int
   num_items: int
   dim: int
@@ -37,7 +37,7 @@ class HSTU(nn.Module):
 
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    read = histories.read(self, batch)
+    read = _histories.read(self, batch)
     x = self.drop(item[read.items] * self.dim**0.5 + self.place[read.places])
     keep = self.length if "place" in batch else 1
     for n, weights in enumerate(self.weights):
@@ -53,7 +53,7 @@ class HSTU(nn.Module):
     logits = jnp.einsum("bqhd,bkhd->bhqk", split(query[:, -keep:]), split(key))
     place = jnp.arange(self.length)
     logits += distance[jnp.maximum(place[-keep:, None] - place, 0)]
-    attention = jax.nn.silu(logits) / self.length * histories.sees(owners, keep)[:, None]
+    attention = jax.nn.silu(logits) / self.length * _histories.sees(owners, keep)[:, None]
     mixed = jnp.einsum("bhqk,bkhd->bqhd", attention, split(value)).reshape(-1, keep, self.dim)
     return x[:, -keep:] + self.drop(normalise(mixed) * gate[:, -keep:]) @ outer + bias
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Array, Dataset, Outputs
-from kd_jax.scoring import inner_product
+from kd_jax.models._inner_product import inner_product
 
 _TERMS = 16  # of a sum that is written out, measured
 

@@ -5,23 +5,23 @@ from __future__ import annotations
 import flax.linen as nn
 
 from kd_jax.base import FeatureSpec, Outputs
-from kd_jax.models import features
+from kd_jax.models import _features
 
 
 class LR(nn.Module):
   """A weight [I] for every value of every field and for every number."""
 
-  inner_product, constants, tables = False, features.constants, features.tables
+  inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
   num_items: int
-  inputs: features.Inputs
+  inputs: _features.Inputs
 
   def setup(self):
-    self.linear = self.param("linear", features.SMALL, (self.inputs.rows + self.inputs.width, self.num_items))
-    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+    self.linear = self.param("linear", _features.SMALL, (self.inputs.rows + self.inputs.width, self.num_items))
+    self.bias = self.param("bias", _features.SMALL, (self.num_items,))
 
   def __call__(self, batch, tables=None) -> Outputs:
-    scores = features.linear(self, *features.read(self, batch["users"]))
+    scores = _features.linear(self, *_features.read(self, batch["users"]))
     return Outputs(scores).of(batch.get("items"))
 
 
@@ -31,4 +31,4 @@ def lr(num_users: int, num_items: int, user_features: FeatureSpec | None = None,
   Args:
     fields: names of the fields and vectors that it reads; empty: all.
   """
-  return LR(num_users, num_items, features.inputs_of("lr", user_features, fields))
+  return LR(num_users, num_items, _features.inputs_of("lr", user_features, fields))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 
 from kd_jax.base import Outputs
-from kd_jax.scoring import inner_product
+from kd_jax.models._inner_product import inner_product
 
 
 class MF(nn.Module):

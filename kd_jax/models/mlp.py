@@ -5,29 +5,29 @@ from __future__ import annotations
 import flax.linen as nn
 
 from kd_jax.base import FeatureSpec, Outputs
-from kd_jax.models import features
+from kd_jax.models import _features
 
 
 class MLP(nn.Module):
   """Dense layers over embeddings of the fields and the numbers."""
 
-  inner_product, constants, tables = False, features.constants, features.tables
+  inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
   num_items: int
-  inputs: features.Inputs
+  inputs: _features.Inputs
   hidden: tuple[int, ...]
   dim: int
   dropout: float
 
   def setup(self):
-    self.embedding = self.param("embedding", features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
-    self.tower = features.Tower(self.hidden, self.dropout)
+    self.embedding = self.param("embedding", _features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
+    self.tower = _features.Tower(self.hidden, self.dropout)
     last = self.hidden[-1] if self.hidden else len(self.inputs.fields) * self.dim + self.inputs.width
     self.head = self.param("head", nn.initializers.glorot_uniform(), (last, self.num_items))
-    self.bias = self.param("bias", features.SMALL, (self.num_items,))
+    self.bias = self.param("bias", _features.SMALL, (self.num_items,))
 
   def __call__(self, batch, tables=None) -> Outputs:
-    query = self.tower(features.embedded(self, *features.read(self, batch["users"])))
+    query = self.tower(_features.embedded(self, *_features.read(self, batch["users"])))
     return Outputs(query @ self.head + self.bias, query, self.head.T).of(batch.get("items"))
 
 
@@ -44,5 +44,5 @@ def mlp(num_users: int, num_items: int, user_features: FeatureSpec | None = None
     dropout: of every hidden layer, in training.
     fields: names of the fields and vectors that it reads; empty: all.
   """
-  features.check_widths("mlp", hidden)
-  return MLP(num_users, num_items, features.inputs_of("mlp", user_features, fields), hidden, dim, dropout)
+  _features.check_widths("mlp", hidden)
+  return MLP(num_users, num_items, _features.inputs_of("mlp", user_features, fields), hidden, dim, dropout)

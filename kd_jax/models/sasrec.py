@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from kd_jax.base import InputError, Outputs
-from kd_jax.models import histories
-from kd_jax.models.histories import normalise
-from kd_jax.scoring import inner_product
+from kd_jax.models import _histories
+from kd_jax.models._histories import normalise
+from kd_jax.models._inner_product import inner_product
 
 _FAR = -1e9  # a logit whose softmax is exactly zero
 
@@ -18,7 +18,7 @@ class SASRec(nn.Module):
   """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
 
   inner_product = reads_sequences = True
-  constants, tables = histories.constants, histories.tables
+  constants, tables = _histories.constants, _histories.tables
   num_users: int
   num_items: int
   dim: int
@@ -40,7 +40,7 @@ class SASRec(nn.Module):
 
   def __call__(self, batch, tables=None) -> Outputs:
     item = self.tables() if tables is None else tables
-    read = histories.read(self, batch)
+    read = _histories.read(self, batch)
     x = item[read.items] * self.dim**0.5 + self.place[read.places]
     states = self.encode(x, read.owners, keep=self.length if "place" in batch else 1)
     return inner_product(states.reshape(-1, self.dim), item, batch.get("items"))
@@ -58,7 +58,7 @@ class SASRec(nn.Module):
     split = lambda v, w: (v @ weights[w]).reshape(*v.shape[:2], self.heads, self.dim // self.heads)
     query = split(normal[:, -keep:], "query")
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, split(normal, "key")) * query.shape[-1] ** -0.5
-    logits = jnp.where(histories.sees(owners, keep)[:, None], logits, _FAR)
+    logits = jnp.where(_histories.sees(owners, keep)[:, None], logits, _FAR)
     mixed = jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), split(normal, "value"))
     x = x + self.drop(mixed.reshape(x.shape))
     inner = jax.nn.relu(normalise(x) @ weights["inner"] + weights["inner_bias"])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Dataset, Features, FeatureSpec, InputError, Outputs
-from kd_jax.scoring import inner_product
+from kd_jax.models._inner_product import inner_product
 
 _FUSIONS = ("gate", "attention")
 _ABSENT = -1e9  # a logit whose softmax is exactly zero

@@ -1,0 +1,120 @@
+"""Feature vectors of items or users from files, whatever made them: a text or image model, a spreadsheet.
+
+  NAME.npz   `ids` [n], those of the source, in any order, and `vectors` [n, D]: matched by id
+  NAME.npy   vectors [I, D], or [U, D], in the order of the data's ids (`kd_jax.data.load(...).item_ids`)
+
+The file's name names the vectors. A row of zeros says that nothing is known.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from kd_jax.base import Dataset, Features, InputError
+from kd_jax.storage import sealed
+
+# {field of Dataset: (flag, field of the ids, what they are of)}
+SIDES = {"item_features": ("features", "item_ids", "items"), "user_features": ("user_features", "user_ids", "users")}
+
+
+def attach(dataset: Dataset, files: dict[str, str | None]) -> tuple[Dataset, list[dict[str, Any]]]:
+  """The data set with the vectors of `files`, {flag: paths joined by commas}, added to its features.
+
+  Also returns what `reattach` needs, as JSON values: side, path, sha256, and how many rows are known.
+  Raises InputError naming flag and file: missing, no such array, a wrong shape, a value that is not
+  finite, an id twice, none of its ids in the data, a name that is taken.
+  """
+  used = []
+  for side, (flag, _, _) in SIDES.items():
+    for path in filter(None, (files.get(flag) or "").split(",")):
+      dataset, known = _add(dataset, side, pathlib.Path(path))
+      used.append({"side": side, "path": path, "sha256": sealed.hash_file(path), "known": known})
+  return dataset, used
+
+
+def reattach(dataset: Dataset, used: list[dict[str, Any]], run: Any) -> Dataset:
+  """The data set with the vectors that `run` was trained with. Raises InputError if they are not there."""
+  for file in used:
+    path = pathlib.Path(file["path"])
+    if not path.is_file():
+      raise InputError(f"{run}: its features {path} are missing (sha256 {file['sha256'][:12]})")
+    if sealed.hash_file(path) != file["sha256"]:
+      raise InputError(f"{run}: its features {path} have changed since (sha256 was {file['sha256'][:12]})")
+    dataset, _ = _add(dataset, file["side"], path)
+  return dataset
+
+
+def describe(dataset: Dataset, used: list[dict[str, Any]]) -> list[str]:
+  """The coverage of every file, as lines for people."""
+  lines = []
+  for file in used:
+    _, ids, what = SIDES[file["side"]]
+    rows = len(getattr(dataset, ids))
+    lines.append(f"{file['path']}: known of {file['known']:,} of {rows:,} {what} ({file['known'] / rows:.1%})")
+  return lines
+
+
+def _add(dataset, side, path) -> tuple[Dataset, int]:
+  flag, ids, what = SIDES[side]
+  vectors = _read(f"--{flag}={path}", path, getattr(dataset, ids), what)
+  features = getattr(dataset, side) or Features()
+  if path.stem in features.vectors or path.stem in features.fields:
+    raise InputError(f"--{flag}={path}: there are features {path.stem!r} of {what} already; rename the file")
+  features = features._replace(vectors=features.vectors | {path.stem: vectors})
+  return dataset._replace(**{side: features}), int(np.any(vectors != 0, axis=1).sum())
+
+
+def _read(where, path, ids, what) -> np.ndarray:
+  """Vectors [len(ids), D] float32, in the order of `ids`."""
+  arrays = _load(where, path)
+  vectors = arrays["vectors"]
+  if vectors.ndim != 2 or vectors.dtype.kind not in "fiu" or not vectors.size:
+    raise InputError(f"{where}: vectors are {vectors.dtype}{list(vectors.shape)}, expected numbers [{what}, D]")
+  with np.errstate(over="ignore"):
+    vectors = vectors.astype(np.float32)
+  if not np.isfinite(vectors).all():
+    row = int(np.argmin(np.isfinite(vectors).all(axis=1)))
+    raise InputError(f"{where}: row {row} (from 0) has a value that is not a finite float32")
+  if "ids" in arrays:
+    return _by_id(where, arrays["ids"], vectors, ids, what)
+  if len(vectors) != len(ids):
+    raise InputError(f"{where}: {len(vectors):,} rows, but the data has {len(ids):,} {what}; an .npz of ids and "
+                     "vectors is matched by id")
+  return vectors
+
+
+def _load(where, path) -> dict[str, np.ndarray]:
+  if path.suffix not in (".npy", ".npz"):
+    raise InputError(f"{where}: a file .npy, or .npz of ids and vectors, is expected")
+  try:
+    loaded = np.load(path, allow_pickle=False)
+    if path.suffix == ".npy":
+      return {"vectors": loaded}
+    with loaded as file:
+      if not {"ids", "vectors"} <= set(file.files):
+        raise InputError(f"{where}: holds {', '.join(file.files) or 'nothing'}; expected ids and vectors")
+      return {name: file[name] for name in ("ids", "vectors")}
+  except FileNotFoundError:
+    raise InputError(f"{where}: no such file") from None
+  except InputError:
+    raise
+  except sealed.NOT_ARRAYS as error:
+    raise InputError(f"{where}: cannot be read: {' '.join(str(error).split())[:160]}") from None
+
+
+def _by_id(where, own, vectors, ids, what) -> np.ndarray:
+  if own.shape != vectors.shape[:1] or own.dtype.kind not in "Uiu":
+    raise InputError(f"{where}: ids are {own.dtype}{list(own.shape)}, expected text or integers [{len(vectors)}]")
+  own = own.astype(str)
+  place = {name: number for number, name in enumerate(own.tolist())}
+  if len(place) < len(own):
+    repeated = next(name for number, name in enumerate(own.tolist()) if place[name] != number)
+    raise InputError(f"{where}: id {repeated!r} is there twice")
+  rows = np.array([place.get(name, -1) for name in ids.tolist()])
+  if (rows < 0).all():
+    raise InputError(f"{where}: none of its ids, such as {str(own[0])!r}, is in the data, whose {what} are like "
+                     f"{str(ids[0])!r}")
+  return np.where(rows[:, None] >= 0, vectors[rows], 0)

@@ -1,0 +1,203 @@
+"""Several processes that train together: how they meet, what they agree on, how they end.
+
+Each runs the whole program on the same flags, and they share the steps of training alone (`parallel`). The first one
+writes files and prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from jax.experimental import multihost_utils
+
+from kd_jax.base import InputError
+from kd_jax.devices import signals
+
+_SECONDS = 30  # without a sign of life of a process before JAX aborts the others
+_MOMENT = 2  # seconds in which a process hears that another one has ended
+_ENDING = threading.Lock()
+_DONE = b"."
+
+
+@contextlib.contextmanager
+def joined(values: flags.FlagValues) -> Iterator[None]:
+  """Together with the other processes, if --coordinator is given; to be entered before JAX computes anything.
+
+  When one of them ends too early, all end with the line and the status of that one. Raises InputError for flags that
+  do not fit.
+  """
+  arguments = _arguments(values)
+  if arguments is None:
+    yield
+    return
+  try:
+    jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_SECONDS, shutdown_timeout_seconds=_SECONDS)
+  except (RuntimeError, ValueError) as error:
+    raise InputError(f"--coordinator={values.coordinator}: {(str(error).splitlines() or [error])[0]}") from error
+  others = _connect(arguments)
+  for one in others:
+    threading.Thread(target=_watch, args=(one, others), daemon=True).start()
+  with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(sys.stdout if is_first() else nowhere):
+    try:
+      yield
+      _part(others)
+    except signals.Agreed:
+      _part(others)
+      raise
+    except InputError as error:
+      _end(others, _named(error), 2)
+    except KeyboardInterrupt:  # of this process alone, as a second signal is
+      _end(others, _named("interrupted; start the same commands again to go on"), 130)
+    except Exception as error:
+      time.sleep(_MOMENT)  # if it follows from the loss of another one, `_watch` says so and ends this process
+      _end(others, _named(repr(error)), 1, traceback.format_exc().rstrip())
+
+
+def _connect(arguments) -> list[socket.socket]:
+  """Of the first process to all others, of those to the first: closed when a process ends, however it ends.
+
+  Needed, since an operation of several devices may wait for a lost process for ever.
+  """
+  if "coordinator_address" not in arguments:
+    return []
+  server = _listen() if is_first() else None
+  own = [server.getsockname()[1] if server else 0, *np.frombuffer(secrets.token_bytes(16), np.int32)]
+  port, *token = multihost_utils.broadcast_one_to_all(np.array(own, np.int32)).tolist()
+  try:
+    if server is not None:
+      with server:
+        return _accept(server, token)
+    host = arguments["coordinator_address"].rpartition(":")[0].strip("[]")  # they are written around IPv6
+    one = socket.create_connection((host, port), _SECONDS / 2)
+    one.sendall(_pass(token, jax.process_index()))
+    one.settimeout(None)
+    return [one]
+  except OSError as error:
+    raise InputError(f"--coordinator={arguments['coordinator_address']}: port {port} of it, chosen for this run, does "
+                     f"not connect the processes: {error}") from error
+
+
+def _listen():
+  both = socket.has_dualstack_ipv6()
+  return socket.create_server(("", 0), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both)
+
+
+def _accept(server, token):
+  """A connection of every other process. Anyone may connect; these know the token, which is in this run alone."""
+  expected, found = {_pass(token, number) for number in range(1, jax.process_count())}, []
+  until = time.monotonic() + _SECONDS / 2
+  while expected:
+    server.settimeout(max(until - time.monotonic(), 1e-3))
+    one = server.accept()[0]
+    one.settimeout(_MOMENT)
+    said = b""
+    with contextlib.suppress(OSError):  # silence
+      while len(said) < 20 and (more := one.recv(20 - len(said))):
+        said += more
+    if said in expected:
+      expected.remove(said)
+      one.settimeout(None)
+      found.append(one)
+    else:
+      one.close()
+  return found
+
+
+def _pass(token, number):
+  return np.array([*token, number], np.int32).tobytes()
+
+
+def _watch(one, others):
+  """Waits for the last word of a process: a dot if all is done, or a status and a line, or nothing if it was killed."""
+  said = b""
+  with contextlib.suppress(OSError):
+    while said != _DONE and (more := one.recv(4096)):
+      said += more
+  if said == _DONE:
+    return
+  status, _, line = said.decode(errors="replace").partition(" ")
+  lost = _named("another one has ended; start the same commands again to go on")
+  _end(others, line or lost, int(status) if line else 1)
+
+
+def _part(others):
+  for one in others:
+    with contextlib.suppress(OSError):  # it was lost: `_watch` says so
+      one.sendall(_DONE)
+
+
+def _named(line):
+  return f"process {jax.process_index()} of {jax.process_count()}: {line}"
+
+
+def _end(others, line, status, shown=None):
+  """Ends this process now, and the others with its line: an orderly end would wait for those that are lost."""
+  _ENDING.acquire()  # and never given back: a process ends once
+  print(shown or line, file=sys.stderr, flush=True)
+  for one in others:
+    with contextlib.suppress(OSError):
+      one.sendall(f"{status} {line}".encode())
+      one.shutdown(socket.SHUT_WR)  # what the other one says at the same time may still come
+  if is_first():
+    time.sleep(_MOMENT)  # JAX aborts the others, with a stack trace, when the first is gone
+  os._exit(status)
+
+
+def _arguments(values) -> dict | None:
+  """What jax.distributed.initialize is told; None if this process is alone."""
+  address, count, number = values.coordinator, values.num_processes, values.process_id
+  if not address:
+    if count is not None or number is not None:
+      raise InputError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
+    return None
+  if address == "auto":
+    return {}
+  if not re.fullmatch(r".+:\d+", address) or count is None or number is None or number >= count:
+    raise InputError(f"--coordinator={address}: HOST:PORT with --num_processes=N and --process_id=0..N-1, or auto")
+  return {"coordinator_address": address, "num_processes": count, "process_id": number}
+
+
+def is_first() -> bool:
+  """Whether this process writes files and prints."""
+  return jax.process_index() == 0
+
+
+def by_first(function: Callable[..., None], *arguments: Any) -> None:
+  """Calls a function that writes, in the first process alone."""
+  if is_first():
+    function(*arguments)
+
+
+def meet() -> None:
+  """Waits until all processes are here."""
+  any_of(False)
+
+
+def any_of(*said: bool) -> list[bool]:
+  """Which of these are true in any process. All must ask, and wait here for each other."""
+  if jax.process_count() == 1:
+    return list(said)
+  return multihost_utils.process_allgather(np.array(said, bool)).any(axis=0).tolist()
+
+
+def of_first(values: dict[str, float]) -> dict[str, float]:
+  """The first process's values, by which all go: hosts may differ in the last bit. All must ask."""
+  if jax.process_count() == 1:
+    return values
+  bits = np.array(list(values.values()), np.float64).view(np.uint32)  # JAX would round to 32 bits
+  found = np.ascontiguousarray(multihost_utils.broadcast_one_to_all(bits)).view(np.float64)
+  return dict(zip(values, found.tolist(), strict=True))
+

@@ -1,0 +1,1 @@
+"""Evaluation of networks and of finished runs."""

@@ -1,0 +1,1 @@
+"""Metrics of ranked items and of labels, and tests of their differences."""

@@ -1,0 +1,1 @@
+"""Base losses: what a network learns from the data alone."""

@@ -1,0 +1,1 @@
+"""A trained model exported as one program, and loaded again."""

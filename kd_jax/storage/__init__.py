@@ -1,0 +1,1 @@
+"""Files: sealed directories, checkpoints, and the directory of a run."""

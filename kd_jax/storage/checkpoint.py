@@ -1,0 +1,219 @@
+"""Training checkpoints: orbax files inside a verified artifact.
+
+`run_dir/checkpoints/<epoch>/` holds two orbax pytrees, `state` (all that resuming needs) and `best` (the
+parameters that evaluation and distillation use). Orbax has no checksum on array data and casts a dtype
+that differs without a word; the manifest of the artifact and the comparison here close both gaps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import pathlib
+import re
+import shutil
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from kd_jax.base import InputError
+from kd_jax.storage import sealed
+
+KIND = "checkpoint"
+_OURS = re.compile(r"\d{6,}|\.\d{6,}\.(tmp|old)")
+
+
+def save(run_dir: str | os.PathLike, epoch: int, state: Any, best: Any, metadata: dict[str, Any]) -> None:
+  """Writes the checkpoint of `epoch`, then removes the others; returns when it is on disk.
+
+  `state` and `best` are pytrees of arrays and scalars, without typed PRNG keys; `metadata` is JSON.
+  Hold `artifacts.lock(run_dir)`. Raises InputError if the disk is full or the path cannot be written;
+  the checkpoint before is then still there.
+  """
+  root = _root(run_dir)
+  target = root / f"{epoch:06d}"
+  if target.is_dir() and not (target / "manifest.json").exists():  # its removal was killed
+    shutil.rmtree(target, ignore_errors=True)
+  trees = {"state": _to_numpy(state), "best": _to_numpy(best)}
+  leaves = {name: _describe(tree) for name, tree in trees.items()}
+  content = {"epoch": epoch, "leaves": leaves, "metadata": metadata}
+  with sealed.writing(target, KIND, content) as temporary:
+    for name, tree in trees.items():
+      _save_tree(temporary / name, tree, target)
+  for other in root.iterdir():
+    if other.name != target.name and _OURS.fullmatch(other.name):
+      _remove(other)
+
+
+def latest(run_dir: str | os.PathLike) -> int | None:
+  """The highest epoch with a complete manifest, or None. The files are verified when restoring."""
+  for epoch in _epochs(run_dir):
+    try:
+      sealed.manifest(_root(run_dir) / f"{epoch:06d}", KIND)
+      return epoch
+    except InputError:
+      continue
+  return None
+
+
+def restore(
+  run_dir: str | os.PathLike, template_state: Any, template_best: Any
+) -> tuple[int, Any, Any, dict[str, Any]]:
+  """(epoch, state, best, metadata) of the newest checkpoint that verifies.
+
+  The templates are pytrees of arrays or jax.ShapeDtypeStruct, as `save` was given. Leaves come back as
+  jax arrays placed as the template's are, or as numpy arrays where the template's are not jax arrays.
+  A damaged checkpoint is reported on stderr in one line if an older one can take its place.
+
+  Raises InputError: no checkpoint, all are damaged (naming the file), or a leaf differs in name, shape
+  or dtype from the template (nothing is cast).
+  """
+  directory, content = _newest(run_dir)
+  trees = []
+  for name, template in (("state", template_state), ("best", template_best)):
+    _compare(directory / name, content["leaves"][name], _describe(template))
+    trees.append(_place(_load_tree(directory / name, _empty(template)), template))
+  return content["epoch"], *trees, content["metadata"]
+
+
+def restore_best(run_dir: str | os.PathLike, template: Any = None) -> tuple[Any, dict[str, Any]]:
+  """(best parameters, metadata) of the newest checkpoint that verifies.
+
+  Without a template: nested dicts of numpy arrays ({} if there are no arrays at all).
+  Raises InputError as `restore` does.
+  """
+  directory, content = _newest(run_dir)
+  if template is None:
+    return _load_tree(directory / "best"), content["metadata"]
+  _compare(directory / "best", content["leaves"]["best"], _describe(template))
+  return _place(_load_tree(directory / "best", _empty(template)), template), content["metadata"]
+
+
+def newest_manifest(run_dir: str | os.PathLike) -> pathlib.Path:
+  """The manifest of the newest checkpoint: its sha256 pins every byte of it. Raises as `restore`."""
+  return _newest(run_dir)[0] / "manifest.json"
+
+
+def latest_manifest(run_dir: str | os.PathLike) -> pathlib.Path | None:
+  """The manifest of `latest`, or None; what it says of the files is not verified."""
+  epoch = latest(run_dir)
+  return None if epoch is None else _root(run_dir) / f"{epoch:06d}" / "manifest.json"
+
+
+def _root(run_dir) -> pathlib.Path:
+  return pathlib.Path(os.path.realpath(run_dir)) / "checkpoints"  # orbax loses saves to relative paths
+
+
+def _epochs(run_dir) -> list[int]:
+  found = sealed.names(_root(run_dir))
+  return sorted((int(name) for name in found if re.fullmatch(r"\d{6,}", name)), reverse=True)
+
+
+def _newest(run_dir):
+  damage = None
+  for epoch in _epochs(run_dir):
+    directory = _root(run_dir) / f"{epoch:06d}"
+    try:
+      content = sealed.read(directory, KIND)
+    except InputError as error:
+      damage = damage or error
+      continue
+    if damage:
+      print(f"{damage}: damaged, using the older checkpoint of epoch {epoch}", file=sys.stderr)
+    return directory, content
+  raise InputError(f"{damage}: damaged, and there is no older one" if damage else f"{run_dir}: no checkpoint")
+
+
+def _describe(tree) -> list[list[Any]]:
+  """[[path, shape, dtype], ...] of the leaves, as JSON."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return [[jax.tree_util.keystr(p), list(np.shape(x)), _dtype(x).name] for p, x in leaves]
+
+
+def _dtype(leaf):
+  return leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+
+
+def _compare(path, stored, wanted):
+  stored, wanted = ({name: (tuple(s), d) for name, s, d in x} for x in (stored, wanted))
+  for name in sorted(stored.keys() | wanted.keys()):
+    pair = [f"{d}{list(s)}" if d else "nothing" for s, d in (x.get(name, ((), "")) for x in (stored, wanted))]
+    if pair[0] != pair[1]:
+      raise InputError(
+        f"{path}: leaf {name} is {pair[0]} in the checkpoint and {pair[1]} in this run: flags of the model "
+        "or optimiser have changed"
+      )
+
+
+def _to_numpy(tree):
+  return jax.tree.map(np.asarray, jax.device_get(tree))
+
+
+def _empty(template):
+  return jax.tree.map(lambda leaf: np.empty(np.shape(leaf), _dtype(leaf)), template)
+
+
+def _place(tree, template):
+  def place(leaf, like):
+    if not isinstance(like, jax.Array):
+      return leaf
+    # An uncommitted array stays so: jit may then still move it to where the other arguments are.
+    return jax.device_put(leaf, like.sharding if like.committed else None)
+
+  return jax.tree.map(place, tree, template)
+
+
+def _save_tree(path, tree, target):
+  if not jax.tree.leaves(tree):  # orbax refuses a tree without leaves; no directory stands for it
+    return
+  try:
+    with _quiet(), _alone() as checkpointer:
+      checkpointer.save(path, tree)
+      checkpointer.wait_until_finished()
+  except Exception as error:  # orbax raises a bare Exception with pages of text, e.g. on a full disk
+    if isinstance(error, OSError):
+      raise
+    raise InputError(f"{target}: cannot be written: {_line(error)}") from error
+
+
+def _load_tree(path, empty=None):
+  if not path.exists():
+    return {} if empty is None else empty
+  try:
+    with _quiet(), _alone() as checkpointer:
+      return checkpointer.restore(path, empty)
+  except Exception as error:  # the bytes are as they were written, so this is another orbax version
+    raise InputError(f"{path}: orbax {ocp.__version__} cannot read it: {_line(error)}") from error
+
+
+def _alone():
+  """Of several processes one writes and each reads for itself: orbax would wait for the others."""
+  if jax.process_count() == 1:
+    return ocp.StandardCheckpointer()
+  me = jax.process_index()
+  return ocp.StandardCheckpointer(multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"{me}"))
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Orbax logs the errors of its threads as pages of traceback; they are raised as well."""
+  logger = logging.getLogger("absl")
+  before, logger.disabled = logger.disabled, True
+  try:
+    yield
+  finally:
+    logger.disabled = before
+
+
+def _line(error):
+  return (str(error).splitlines() or [type(error).__name__])[0][-160:]  # the cause stands at the end
+
+
+def _remove(directory):
+  (directory / "manifest.json").unlink(missing_ok=True)  # first, so that a kill leaves no checkpoint
+  shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,231 @@
+"""Tables of runs: a TOML file names the rows, finished runs are reused, unfinished ones go on."""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from kd_jax import __version__, cli, data, registry
+from kd_jax.base import InputError
+from kd_jax.evaluation import model_selection, run_report
+from kd_jax.metrics import ranked, significance
+from kd_jax.runs import jobs, loop, sweep
+from kd_jax.storage import run_directory, sealed
+from kd_jax.tables import figures, page
+from kd_jax.tables.toml_file import (
+  FROM_ROWS,
+  arguments,
+  choose,
+  definition,
+  in_order,
+  load,
+  others,
+  run_dir,
+  with_pairs,
+)
+
+_GROUPS = ("warm", "cold", "popular", "unpopular")
+
+
+def _fold(given, folds) -> list[str]:
+  """The arguments with the data set of one fold: the seed says which. Raises InputError."""
+  values = cli.parse(definition(), given)
+  call = registry.parse("data", values.data, "data").changed(folds=folds, fold=values.seed)
+  registry.parse("data", str(call), "folds")  # does the data set have folds?
+  return [*given, f"--data={call}"]
+
+
+def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
+              folds: int | None = None, rows: list[str] | None = None, together: bool = False,
+              at_a_time: int = 1, pairs: str = "") -> dict:
+  """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
+
+  With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
+  rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers;
+  so many runs `at_a_time`, in processes of their own. `pairs` of rows are compared instead of the table's.
+  Raises InputError for a comma in `workdir`, and if a run diverges or has no such metric, before there is a table
+  without it; if it diverges, the other seeds of its row are finished.
+  """
+  jobs.check(at_a_time)
+  if "," in str(workdir):
+    raise InputError(f"--workdir={workdir}: no comma: rows name their teachers by paths with commas between them")
+  table = choose(load(name), rows) if rows else load(name)
+  table = with_pairs(table, pairs) if pairs else table
+  seeds = folds or seeds or table.get("seeds", 3)
+  runs_dir = pathlib.Path(workdir) / "runs"
+  own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
+  ordered = in_order(name, table["row"])  # teachers first
+  reports, metric, number = {row["row"]: {} for row in table["row"]}, table["metrics"][0], itertools.count(1)
+  every = [tuple(range(seeds))] if together else [(seed,) for seed in range(seeds)]
+  calls = {(row["row"], at_once): (table, row, at_once, runs_dir, own, folds)
+           for at_once, row in itertools.product(every, ordered)}
+  for (row, at_once), made in _done(calls, at_a_time):
+    for seed, found in zip(at_once, made, strict=True):
+      if missing := [m for m in table["metrics"] if m not in found["metrics"]]:
+        raise InputError(f"{name}: metrics: {', '.join(missing)} is none of row {row!r}; there are: "
+                         f"{', '.join(sorted(found['metrics']))}")
+      reports[row][seed] = found
+      print(f"{next(number)}/{seeds * len(ordered)}  {row}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
+            f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
+  reports = {row: [found for _, found in sorted(made.items())] for row, made in reports.items()}
+  monitor = run_directory.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / run_directory.RESULT)["monitor"]
+  monitor = table["metrics"][0] if monitor == model_selection.LAST else model_selection.names(monitor)[0]
+  result = _result(table, reports, seeds)
+  for row, made in zip(table["row"], result["rows"], strict=True):
+    made["test_curve"] = _beside_published(row, [run_dir(runs_dir, row["row"], seed) for seed in range(seeds)])
+  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor, "folds": folds,
+             "made_by": _made_by([run_dir(runs_dir, row["row"], seed) for row in ordered for seed in range(seeds)])}
+  root = pathlib.Path(workdir)
+  sealed.write_json_atomic(root / f"{table['name']}.json", result)
+  (root / f"{table['name']}.md").write_text(page.markdown(table, result))
+  figures.draw(result, _curves(table, seeds, runs_dir, monitor), root / f"{table['name']}.png")
+  return result
+
+
+def _done(calls, at_a_time):
+  """((row, seeds), reports) of every call of `_made`, in their order, or as processes finish them."""
+  if at_a_time == 1:
+    return ((key, _made(*call)) for key, call in calls.items())
+  learns_from = {(row, at_once): {(other, at_once) for flag in FROM_ROWS for other in others(call[1], flag)}
+                 for (row, at_once), call in calls.items()}
+  for values in {values.data: values for call in calls.values() for values in _values(*call)}.values():
+    data.load(values.data, values.data_dir, values.cache_dir)  # once, and terms of use are read where it is said
+  return jobs.run(at_a_time, _made, calls, learns_from)
+
+
+def _values(table, row, at_once, runs_dir, own, folds):
+  """The flags of a row's runs."""
+  given = [arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
+  return [cli.parse(definition(), _fold(x, folds) if folds else x) for x in given]
+
+
+def _made(table, *of_row) -> list[dict[str, Any]]:
+  """test.json of a row's runs, which are trained at once where they are not finished."""
+  runs_of = _values(table, *of_row)
+  sweep.check(loop.run_together(runs_of))
+  return [_evaluate(table, pathlib.Path(values.workdir), values) for values in runs_of]
+
+
+def _evaluate(table, directory, values) -> dict[str, Any]:
+  """test.json of a finished run, made once."""
+  stored, options = directory / run_directory.TEST, table.get("evaluate", {})
+  if stored.exists() and stored.stat().st_mtime >= (directory / run_directory.RESULT).stat().st_mtime:
+    found = run_directory.read_json(stored)
+    if found.get("options") == run_report.options(**options):
+      return found
+  return run_report.evaluate_run(str(directory), data_dir=values.data_dir, cache_dir=values.cache_dir, **options)
+
+
+def _result(table, reports, seeds) -> dict[str, Any]:
+  rows = []
+  for row in table["row"]:
+    made = reports[row["row"]]
+    found = {m: _summary([r["metrics"][m] for r in made]) for m in table["metrics"]}
+    for metric, published in row.get("published", {}).items():
+      found[metric] |= _judge(found[metric], published, row.get("tolerance", table.get("tolerance")))
+    groups = [name for name in (f"recall@10({group})" for group in _GROUPS) if name in made[0]["metrics"]]
+    rows.append({"row": row["row"], "model": made[0]["model"], "parameters": made[0]["parameters"],
+                 "bytes": made[0]["bytes"], "metrics": found, "note": row.get("note"),
+                 "groups": {name: _summary([r["metrics"][name] for r in made]) for name in groups},
+                 "epochs": [r["epochs"] for r in made],
+                 "training_seconds": [round(r["training_seconds"], 2) for r in made]})
+  _add_transfer(table, rows)
+  first = next(iter(reports.values()))[0]
+  return {"table": table["name"], "title": table["title"], "source": table.get("source"), "seeds": seeds,
+          "data": first["data"], "synthetic": first["synthetic"], "cold_test_share": first["cold_test_share"],
+          "candidates": first["candidates"], "history": first["options"]["history"], "users": first["users"],
+          "evaluated": first["evaluated"],
+          "kd_jax": __version__, "rows": rows}
+
+
+def _summary(values) -> dict[str, Any]:
+  std = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return {"mean": float(np.mean(values)), "std": std, "values": values}
+
+
+def _judge(summary, published, tolerance) -> dict[str, Any]:
+  """The difference from a published value, and with a tolerance the verdict: within, above or below it."""
+  difference = summary["mean"] - published
+  found = {"published": published, "difference": difference}
+  if tolerance is None:
+    return found
+  allowed = max(tolerance.get("absolute", 0.0), tolerance.get("relative", 0.0) * abs(published),
+                tolerance.get("stds", 0.0) * (summary["std"] or 0.0))
+  verdict = "within" if abs(difference) <= allowed else "above" if difference > 0 else "below"
+  return found | {"tolerance": allowed, "verdict": verdict}
+
+
+def _compare(table, reports, runs_dir) -> list[dict[str, Any]]:
+  """Significance tests between rows; none where runs were evaluated on different users."""
+  values, users, kept = {}, set(), table["metrics"]
+  for row, made in reports.items():
+    found = [run_report.user_values(run_dir(runs_dir, row, seed), "test", table["metrics"]) for seed in range(len(made))]
+    users |= {tuple(ids.tolist()) for ids, _ in found}
+    kept = [m for m in kept if all(m in v for _, v in found)]  # some metrics are not of one epoch, or not of users
+    if len(users) > 1:
+      return []
+    values[row] = {m: np.stack([v[m] for _, v in found]) for m in kept}
+  return significance.compare_rows(values, _pairs(table, reports), kept) if kept else []
+
+
+def _pairs(table, reports) -> list[tuple[str, str]]:
+  """The pairs of rows to compare, see `compare` above."""
+  if "compare" in table:
+    return [tuple(pair) for pair in table["compare"]]
+  distilled, student = _distilled(table), table.get("student_row")
+  pairs = [(row, student) for row in distilled if student]
+  if distilled:
+    best = max(distilled, key=lambda row: np.mean([r["metrics"][table["metrics"][0]] for r in reports[row]]))
+    pairs += [(best, row) for row in reports if row not in (best, student)]
+  return pairs
+
+
+def _distilled(table) -> list[str]:
+  return [row["row"] for row in table["row"] if any(flag.startswith("--kd=") for flag in row.get("flags", []))]
+
+
+def _curves(table, seeds, runs_dir, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
+  """{row: [(epochs, validation values) of every seed]} of the rows that have epochs."""
+  found = {}
+  for row in table["row"]:
+    logs = [run_dir(runs_dir, row["row"], seed) / run_directory.METRICS for seed in range(seeds)]
+    if all(log.exists() for log in logs):
+      lines = [[x for x in run_directory.read_metrics(log.parent) if metric in x.get("validation", {})] for log in logs]
+      if all(lines):
+        found[row["row"]] = [([x["epoch"] for x in of], [x["validation"][metric] for x in of]) for of in lines]
+  return found
+
+
+def _beside_published(row, directories) -> dict[str, list[dict[str, Any]]]:
+  """{metric: [{epoch, published, mean, std, values}]} of the points of a published curve that runs reached."""
+  found = {}
+  for metric, points in row.get("published_curve", {}).items():
+    lines = [{x["epoch"]: x["test"][metric] for x in run_directory.read_metrics(d) if "test" in x} for d in directories]
+    reached = [(epoch, value, [own[epoch] for own in lines if epoch in own]) for epoch, value in points]
+    found[metric] = [{"epoch": e, "published": value} | _summary(values) for e, value, values in reached if values]
+  return found
+
+
+def _made_by(directories) -> dict[str, Any]:
+  """What runs were made by: commits, versions and devices, each as often as they differ; seconds of training."""
+  infos = [run_directory.read_info(directory) for directory in directories]
+  distinct = lambda values: sorted({value for value in values if value})
+  packages = {name: distinct(info["versions"][name] for info in infos) for name in infos[0]["versions"]}
+  return {"commits": distinct(info.get("commit") for info in infos), "versions": packages,
+          "python": distinct(info["python"] for info in infos), "devices": distinct(info["devices"] for info in infos),
+          "seconds": sum(run_directory.read_json(directory / run_directory.RESULT)["seconds"] for directory in directories)}
+
+
+def _add_transfer(table, rows):
+  """The transfer ratio of every distilled row, from the means over seeds."""
+  by_name = {row["row"]: row for row in rows}
+  ends = [by_name.get(table.get(key)) for key in ("teacher_row", "student_row")]
+  if None in ends:
+    return
+  for row in rows:
+    if row["row"] in _distilled(table):
+      row["transfer_ratio"] = {
+          m: ranked.transfer_ratio(*(x["metrics"][m]["mean"] for x in (*ends, row))) for m in table["metrics"]}

@@ -1,0 +1,225 @@
+"""What a table is: a TOML file of configs/tables.
+
+  title, about             what the table shows, and its protocol
+  flags                    flags of every run
+  metrics                  the columns; cut-offs of `evaluate.CUTOFFS`
+  seeds                    how many, unless --seeds says otherwise
+  evaluate                 {mask_validation = false, history = "train", sampled = 0}
+  teacher_row, student_row the rows between which the transfer ratio is measured
+  compare                  [["row", "other row"], ...] to test for significance; default: every distilled row with
+                           student_row, and the best distilled row with every other
+  tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest of these is how far from a
+                           published value ours may be, in units, in shares of it, in our std over seeds
+  [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed,
+                           "row@50" from what it was after 50 epochs (--keep_every), or its end if it ended before;
+                           `init_from = "row"` starts from its parameters
+           published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
+           published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}, test values after so many epochs; --log_test
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import pathlib
+import tomllib
+from typing import Any
+
+from kd_jax import cli
+from kd_jax.base import InputError
+from kd_jax.evaluation import protocols
+from kd_jax.runs import setup
+from kd_jax.storage import run_directory
+
+_FOLDER = pathlib.Path(__file__).parents[2] / "configs" / "tables"
+_KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
+         "tolerance", "row"}
+FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
+_ROW_KEYS = {"row", "flags", *FROM_ROWS, "published", "published_curve", "tolerance", "note"}
+_TOLERANCES = {"absolute", "relative", "stds"}
+_text = lambda x: isinstance(x, str) and bool(x)
+_number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+_list_of = lambda is_one: lambda x: isinstance(x, list) and all(map(is_one, x))
+_dict_of = lambda is_one: lambda x: isinstance(x, dict) and all(map(is_one, x.values()))
+_rows = "a row or a list of rows", lambda x: _text(x) or _list_of(_text)(x)
+_point = lambda x: isinstance(x, list) and len(x) == 2 and isinstance(x[0], int) and _number(x[1])
+_KINDS = {  # what a value must be, in words and as a function
+    **dict.fromkeys(("title", "about", "source", "teacher_row", "student_row", "note"), ("text", _text)),
+    "flags": ("a list of texts, --name=value", _list_of(lambda x: _text(x) and x.startswith("--"))),
+    "metrics": ("a list of metrics", lambda x: _list_of(_text)(x) and bool(x)),
+    "seeds": ("a positive whole number", lambda x: type(x) is int and x > 0),
+    "evaluate": ("a table of options", lambda x: isinstance(x, dict)),
+    "compare": ("a list of pairs of rows", _list_of(lambda x: _list_of(_text)(x) and len(x) == 2)),
+    "tolerance": ("numbers that are not negative, {absolute = 0.01}", _dict_of(lambda x: _number(x) and x >= 0)),
+    **dict.fromkeys(FROM_ROWS, _rows), "published": ("numbers by metric", _dict_of(_number)),
+    "published_curve": ("[[epoch, value], ...] by metric", _dict_of(_list_of(_point)))}
+
+
+def load(name: str) -> dict[str, Any]:
+  """A table by name (configs/tables/NAME.toml) or path. Raises InputError naming file and key."""
+  path = pathlib.Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
+  if not path.is_file():
+    known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.toml")))
+    raise InputError(f"--table={name}: no such table; there are: {known}")
+  try:
+    table = tomllib.loads(path.read_text())
+  except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    raise InputError(f"{path}: {error}") from None
+  _check_kinds(path, table)
+  _check(path, table)
+  in_order(path, table["row"])
+  return table | {"name": path.stem, "evaluate": _evaluation(path, table.get("evaluate", {}))}
+
+
+def _evaluation(path, given) -> dict[str, Any]:
+  """The options of `evaluate`, read as the flags of evaluate.py are."""
+  if unknown := set(given) - set(cli.EVALUATION):
+    raise InputError(f"{path}: evaluate: unknown keys {', '.join(sorted(unknown))}; there are: "
+                     f"{', '.join(cli.EVALUATION)}")
+  try:
+    options = cli.parse(cli.define(cli.EVALUATION), [f"--{key}={value}" for key, value in given.items()])
+  except InputError as error:
+    raise InputError(f"{path}: evaluate: {error}") from None
+  return {key: options[key].value for key in given}
+
+
+def _check_kinds(path, table):
+  """Of every value, whether it is what it has to be."""
+  rows = table.get("row", [])
+  if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and _text(row.get("row")) for row in rows):
+    raise InputError(f"{path}: row: one or more [[row]], each with its name, row = \"student\"")
+  for where, part in (("", table), *((f"row {row['row']!r}: ", row) for row in rows)):
+    for key, value in part.items():
+      if key in _KINDS and not _KINDS[key][1](value):
+        raise InputError(f"{path}: {where}{key} = {value!r}: must be {_KINDS[key][0]}")
+  for metric in table.get("metrics", []):
+    cutoff = metric.partition("@")[2].partition("(")[0]
+    if cutoff and cutoff not in map(str, protocols.CUTOFFS):
+      raise InputError(f"{path}: metrics: {metric!r}: cut-offs are {', '.join(map(str, protocols.CUTOFFS))}")
+
+
+def in_order(path: str | pathlib.Path, rows: list[dict]) -> list[dict]:
+  """The rows, each after those that it learns from, else as they stand. Raises InputError: it learns from itself."""
+  found, left = [], rows
+  while left:
+    done = {row["row"] for row in found}
+    ready = [row for row in left if done.issuperset(other for flag in FROM_ROWS for other in others(row, flag))]
+    if not ready:
+      raise InputError(f"{path}: rows learn from each other in a circle: {', '.join(row['row'] for row in left)}")
+    found, left = found + ready, [row for row in left if row not in ready]
+  return found
+
+
+def _check(path, table):
+  for key in ("title", "flags", "metrics"):
+    if key not in table:
+      raise InputError(f"{path}: {key} is missing")
+  unknown = set(table) - _KEYS
+  for row in table["row"]:
+    unknown |= set(row) - _ROW_KEYS
+  for part in (table, *table["row"]):
+    unknown |= set(part.get("tolerance", {})) - _TOLERANCES
+  if unknown:
+    raise InputError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
+  names, parsed = [row["row"] for row in table["row"]], {}
+  directories = [run_dir("", name, 0) for name in names]
+  for row in table["row"]:
+    if other := set(row.get("published", {})) - set(table["metrics"]):
+      raise InputError(f"{path}: row {row['row']!r}: published {', '.join(sorted(other))} is none of the metrics")
+    if set(",@/|\\\n") & set(row["row"]):
+      raise InputError(f"{path}: row {row['row']!r}: no comma, which separates rows, no @, before epochs, no / \\ |")
+    try:
+      learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+      if not learns_from <= set(names) or directories.count(run_dir("", row["row"], 0)) != 1:
+        raise InputError(f"is named twice or its {' or '.join(FROM_ROWS)} is no row")
+      parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
+      setup.check(values)
+    except InputError as error:
+      raise InputError(f"{path}: row {row['row']!r}: {error}") from None
+    if "published_curve" in row and not values.log_test:
+      raise InputError(f"{path}: row {row['row']!r}: published_curve needs --log_test")
+  _check_kept(path, table, parsed)
+  mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
+  missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
+  if missing:
+    raise InputError(f"{path}: compare, teacher_row and student_row name rows, not "
+                     f"{', '.join(map(repr, sorted(missing)))}")
+
+
+def _check_kept(path, table, parsed):
+  """What a row was after some epochs has to be kept."""
+  for row in table["row"]:
+    for other, epoch in (named for flag in FROM_ROWS for named in _named(row, flag)):
+      every = parsed[other].keep_every
+      if epoch and (not every or epoch % every):
+        raise InputError(f"{path}: row {row['row']!r}: {other}@{epoch} needs a --keep_every of row {other!r} that "
+                         f"divides {epoch}")
+
+
+def others(row, flag) -> list[str]:
+  """The rows that a row names: none, one or a list."""
+  return [name for name, _ in _named(row, flag)]
+
+
+def _named(row, flag) -> list[tuple[str, int]]:
+  """(row, epoch after which, 0 for its end) of what a row names. Raises InputError."""
+  found = []
+  for other in [row[flag]] if isinstance(row.get(flag), str) else row.get(flag, []):
+    name, at, epoch = other.partition("@")
+    if at and not (epoch.isdigit() and int(epoch)):
+      raise InputError(f"{flag} {other!r}: after @ comes a number of epochs")
+    found.append((name, int(epoch or 0)))
+  return found
+
+
+def _directory(runs_dir, row, epoch, seed) -> pathlib.Path:
+  """Where a row's run of a seed is, as it was after `epoch` if it went on for longer."""
+  whole = run_dir(runs_dir, row, seed)
+  return kept if epoch and (kept := run_directory.after(whole, epoch)).exists() else whole
+
+
+def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
+  """The table with only these rows and those that they learn from. Raises InputError if there is no such row."""
+  rows = [row.strip() for row in rows]
+  by_name = {row["row"]: row for row in table["row"]}
+  if unknown := [row for row in rows if row not in by_name]:
+    raise InputError(f"--rows={','.join(rows)}: no row {', '.join(map(repr, unknown))} in {table['name']}; "
+                     f"there are: {', '.join(by_name)}")
+  kept, waiting = set(), list(rows)
+  while waiting:
+    kept.add(row := waiting.pop())
+    waiting += [other for flag in FROM_ROWS for other in others(by_name[row], flag)]
+  chosen = {key: value for key, value in table.items() if key not in ("teacher_row", "student_row") or value in kept}
+  if "compare" in table:
+    chosen["compare"] = [pair for pair in table["compare"] if kept.issuperset(pair)]
+  return chosen | {"row": [row for row in table["row"] if row["row"] in kept]}
+
+
+def with_pairs(table: dict[str, Any], pairs: str) -> dict[str, Any]:
+  """The table with other rows compared: "row,other|row,other", or all with all. Raises InputError."""
+  names = [row["row"] for row in table["row"]]
+  if pairs.strip() == "all":
+    return table | {"compare": [list(pair) for pair in itertools.combinations(names, 2)]}
+  found = [[row.strip() for row in pair.split(",")] for pair in pairs.split("|")]
+  for pair in found:
+    if len(pair) != 2 or len({*pair} & {*names}) != 2:
+      raise InputError(f"--compare={pairs}: {','.join(pair)!r} is not two rows, ROW,OTHER; there are: "
+                       f"{', '.join(names)}")
+  return table | {"compare": found}
+
+
+def definition():
+  """The flags of a run."""
+  return cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""))
+
+
+def arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
+  """The command line of a row's run: flags of the table, of the row, `own`, and what it learns from."""
+  given = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
+  named = {flag: [_directory(runs_dir, *other, seed) for other in _named(row, flag)] for flag in FROM_ROWS}
+  return given + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]
+
+
+def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
+  """Where a row's run of a seed is kept."""
+  return pathlib.Path(runs_dir) / f"{row.replace(' ', '_')}-seed{seed}"

@@ -1,0 +1,48 @@
+"""From a teacher's run to soft labels on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax import data
+from kd_jax.base import InputError
+from kd_jax.data import index
+from kd_jax.ranking import rank
+from kd_jax.storage import checkpoint, run_directory, sealed
+from kd_jax.teachers import loading, soft_labels
+from kd_jax.training import windows
+
+
+def write(teacher: str, out: str, top_k: int, exclude_seen: bool, data_dir: str | None = None,
+          cache_dir: str | None = None) -> dict[str, float]:
+  """Ranks all items for every user with the run `teacher` and stores the `top_k` best.
+
+  Returns the truncation report. Raises InputError, and leaves nothing, if a score is not finite or the
+  catalogue is smaller than `top_k`.
+  """
+  info = run_directory.read_info(teacher)
+  dataset = data.load(info["data"], data_dir, cache_dir, memory=info.get("data_memory", 0.0))
+  if top_k > dataset.num_items:
+    raise InputError(f"--top_k={top_k}: the data has {dataset.num_items} items")
+  provenance = {"hashes": dataset.hashes, "data": dataset.name, "model": info["model"],
+                "checkpoint": sealed.hash_file(checkpoint.newest_manifest(teacher))}
+  soft_labels.write(out, _ranked(teacher, dataset, top_k, exclude_seen), num_users=dataset.num_users,
+                    num_items=dataset.num_items, top_k=top_k, exclude_seen=exclude_seen, provenance=provenance)
+  return soft_labels.truncation(soft_labels.read(out, dataset))
+
+
+def _ranked(teacher, dataset, top_k, exclude_seen) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """(items [n, K], scores [n, K], mass of the others [n]) of all users, or part by part of those of streamed data."""
+  if dataset.stream is None:
+    parts = [(dataset, *loading.network(teacher, dataset), slice(None))]
+  else:
+    parts = windows.parts(*loading.windowed_network(teacher, dataset), dataset)
+  for part, module, variables, own in parts:
+    seen = jax.tree.map(jnp.asarray, index.seen_by_users(part))
+    ranked, tail = jax.tree.map(np.asarray, rank.network_soft_labels(
+        module, variables, seen, k=top_k, exclude_seen=exclude_seen))
+    yield ranked.items[own], ranked.scores[own], tail[own]

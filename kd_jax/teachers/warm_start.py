@@ -1,0 +1,125 @@
+"""Warm starts and freezing: a model begins with the parameters of another run, perhaps of another domain.
+
+A parameter is found by its name. Tables of users or of items go row by row, by the ids of both data sets, so that
+they may have other entities in another order; all else must have the same shape.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from kd_jax import data
+from kd_jax.base import STUDENT, Dataset, InputError, parameter_name
+from kd_jax.storage import checkpoint, run_directory, sealed
+
+
+class Found(NamedTuple):
+  """What a parameter starts with."""
+
+  values: np.ndarray
+  rows: np.ndarray | None  # the rows that they are of; None: all of it
+
+
+class WarmStart(NamedTuple):
+  """What was found for the parameters of a model."""
+
+  found: dict[str, Found]  # by name
+  report: dict[str, str]  # {name: what was found}, for all parameters
+  provenance: dict[str, Any]  # which run, and the sha256 that pins it
+
+
+def load(directory: str, shapes: Any, dataset: Dataset, data_dir: str | None, cache_dir: str | None) -> WarmStart:
+  """Looks for the parameters `shapes` (a pytree of shapes, for `dataset`) among the best ones of a run.
+
+  Raises InputError: no run there, nothing fits, or its data, whose ids are needed, cannot be had any more.
+  """
+  if not (pathlib.Path(directory) / run_directory.FLAGS).is_file():
+    raise InputError(f"--init_from={directory}: no run directory ({run_directory.FLAGS} is missing)")
+  info = run_directory.read_info(directory)
+  there = named(checkpoint.restore_best(directory)[0][STUDENT])
+  if not all(np.isfinite(x).all() for x in there.values()):
+    raise InputError(f"--init_from={directory}: parameters of its best epoch are not finite")
+  sides = _sides(directory, info, dataset, data_dir, cache_dir)
+  found, report = {}, {}
+  for name, here in named(shapes).items():
+    match, report[name] = _match(name, here.shape, there.get(name), sides)
+    if match is not None:
+      found[name] = match
+  if not found:
+    reasons = "; ".join(f"{name} {what}" for name, what in report.items())
+    raise InputError(f"--init_from={directory}: nothing of {info['model']} fits: {reasons}")
+  return WarmStart(found, report, {"model": info["model"], "data": info["data"], "found": report,
+                                   "checkpoint": sealed.hash_file(checkpoint.newest_manifest(directory))})
+
+
+def check_frozen(patterns: tuple[str, ...], shapes: Any) -> None:
+  """Raises InputError if one of the patterns of --freeze matches no parameter, or together they match all."""
+  names = list(named(shapes))
+  for pattern in patterns:
+    if not fnmatch.filter(names, pattern):
+      raise InputError(f"--freeze={pattern}: matches none of {', '.join(names) or 'no parameters'}")
+  if patterns and all(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names):
+    raise InputError(f"--freeze={','.join(patterns)}: leaves nothing of {', '.join(names)} to train")
+
+
+def start(params: Any, found: dict[str, Found]) -> Any:
+  """`params` with what was found in its place; put together on the host, for no device to hold a whole split table."""
+
+  def replace(path, leaf):
+    values, rows = found.get(parameter_name(path), (None, None))
+    if values is None:
+      return leaf
+    if rows is not None or values.shape != leaf.shape:
+      whole = np.array(leaf)
+      whole[slice(len(values)) if rows is None else rows] = values  # of a split table, its own
+      values = whole
+    return jax.device_put(np.asarray(values, leaf.dtype), leaf.sharding if leaf.committed else None)
+
+  return jax.tree_util.tree_map_with_path(replace, params)
+
+
+def named(params: Any) -> dict[str, Any]:
+  """{name: leaf} of a model's parameters."""
+  return {parameter_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+
+class _Side(NamedTuple):
+  """Users, or items, of both data sets."""
+
+  name: str
+  here: np.ndarray  # ids
+  there: np.ndarray
+
+
+def _sides(directory, info, dataset, data_dir, cache_dir) -> list[_Side]:
+  """The ids of both sides; those of the other data are only read where they differ."""
+  ids = {"user": dataset.user_ids, "item": dataset.item_ids}
+  if all(info["hashes"][f"{side}_ids"] == dataset.hashes[f"{side}_ids"] for side in ids):
+    return [_Side(side, x, x) for side, x in ids.items()]
+  other = data.load(info["data"], data_dir, cache_dir, splits=())
+  for part in ("user_ids", "item_ids"):
+    if other.hashes[part] != info["hashes"][part]:
+      raise InputError(f"--init_from={directory}: its data has changed since ({part})")
+  return [_Side(side, x, getattr(other, f"{side}_ids")) for side, x in ids.items()]
+
+
+def _match(name, shape, there, sides) -> tuple[Found | None, str]:
+  """What a parameter of a shape starts with, if anything, and a word on it."""
+  if there is None:
+    return None, "not found"
+  tables = [s for s in sides if shape[:1] == s.here.shape and there.shape[:1] == s.there.shape]
+  # As many users as items: the name says whose table it is.
+  table = next((s for s in tables if s.name in name), tables[0] if tables else None)
+  if table is not None and shape[1:] == there.shape[1:]:
+    _, here, other = np.intersect1d(table.here.astype(str), table.there.astype(str), return_indices=True)
+    if len(here) == len(table.here):
+      return Found(there[other[np.argsort(here)]], None), f"all {len(here):,} {table.name}s"
+    return Found(there[other], here) if len(here) else None, f"{len(here):,} of {len(table.here):,} {table.name}s"
+  if shape != there.shape:
+    return None, f"not loaded, {list(there.shape)} there"
+  return Found(there, None), "all of it"

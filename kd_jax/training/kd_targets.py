@@ -1,0 +1,255 @@
+"""Distillation targets of an epoch: ranked lists, samples, and the teacher's scores of what was sampled.
+
+The teacher is never run inside a training step where its scores can be computed here, once per user.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kd_jax.base import KD, Array, Batch, Dataset, InputError, Ranked, View
+from kd_jax.data import index
+from kd_jax.ranking import rank
+from kd_jax.training import graph
+
+_ROWS = 32  # users whose candidates the teacher scores at a time
+
+
+class Sources(NamedTuple):
+  """What samplers draw from; fixed during a run. Keys are those of `train.edges`."""
+
+  seen: dict[str, index.Seen]  # by side: "users" (their items), and "items" (their users) where needed
+  popularity: dict[str, Array]  # by side: training interactions of every candidate
+  teacher: dict[str, Ranked]  # lists of frozen teachers, [U, lists.teacher], or [U, E, lists.teacher]
+  excluded: dict[str, index.Seen]  # seen and listed by the teacher: not to be drawn as unseen
+  weight: dict[str, Array]  # [U], 0 for users of whom stored lists say too little; where there are such
+  labels: dict[str, Array]  # labelled data: scores of all labels by frozen teachers, [U, C], or [U, E, C]
+
+
+def check(run: graph.Run, dataset: Dataset) -> None:
+  """Raises InputError for a learner that is not there, or for longer lists than the data can give every user."""
+  for missing in {kd.learner for _, kd in run.kds} - {"", *run.learners}:
+    raise InputError(f"--kd: learner={missing!r} is not in this run; give --peer=MODEL")
+  for edge in graph.edges(run):
+    if edge.kd.labels and dataset.contexts is None:
+      raise InputError(f"--kd: the method reads true labels, and {dataset.name} is not labelled data")
+    if (edge.kd.rows == "items" or edge.kd.neighbours) and dataset.contexts is not None:
+      raise InputError(f"--kd: the method ranks users for items, or relates them by common items, and {dataset.name} "
+                       "has contexts and labels")
+    if edge.kd.rows == "entities":
+      continue
+    rows, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+    most, lists = (np.bincount(rows, minlength=num_rows) if dataset.stream is None else
+                   np.diff(dataset.stream.starts["train"])).max(), edge.kd.lists
+    what, of = ("items", "a user") if edge.kd.rows == "users" else ("users", "an item")
+    left = num_candidates - (most if lists.exclude_seen else 0)
+    if max(lists.teacher, lists.student) > left:
+      raise InputError(f"--kd: lists of {max(lists.teacher, lists.student)} {what} are asked for, but {of} has only "
+                       f"{left} to rank")
+    if lists.unseen and lists.unseen > num_candidates - most - lists.teacher:
+      raise InputError(f"--kd: {lists.unseen} unseen {what} beyond the teacher's {lists.teacher} are asked for, "
+                       f"but of {num_candidates} {what} {of} has seen {most}")
+
+
+def _side(dataset, rows):
+  """(rows, candidates, number of rows, number of candidates) of what was seen in training; see `ranking.seen_in`."""
+  train_log = index.seen_in(dataset)
+  if rows == "users":
+    return train_log.users, train_log.items, dataset.num_users, dataset.num_items
+  return train_log.items, train_log.users, dataset.num_items, dataset.num_users
+
+
+def needs_live_teacher(kd: KD) -> bool:
+  """Whether a method reads teacher scores or representations that no stored list holds."""
+  if kd.adapter is not None or kd.sample is None or kd.rows != "users" or kd.all_teachers:
+    return True
+  return kd.teacher_scores and "teacher" not in jax.eval_shape(lambda: _example(kd, 1, 1, {}))
+
+
+def _example(kd: KD, teachers: int, num_candidates: int, previous: Batch) -> Batch:
+  """What a sampler returns for one row, to learn its shapes."""
+  lists = kd.lists
+  ranked = lambda *shape: Ranked(jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if shape[-1] else None
+  teacher = ranked(teachers, lists.teacher) if kd.all_teachers else ranked(lists.teacher)
+  unseen, seen = (jnp.zeros(n, jnp.int32) if n else None for n in (lists.unseen, lists.seen))
+  previous = {name: previous.get(name, jnp.zeros(())) for name in kd.remember}
+  zero = jnp.zeros((), jnp.int32)
+  popularity = jnp.ones(num_candidates, jnp.int32)
+  view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, popularity, seen)
+  return kd.sample(jax.random.key(0), view)
+
+
+def initial_memory(run: graph.Run, dataset: Dataset) -> dict[str, Batch]:
+  """{edge key: {remembered field: zeros [U]}}."""
+  memory = {}
+  for edge in graph.edges(run):
+    if edge.kd.remember:
+      _, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+      shapes = jax.eval_shape(lambda edge=edge, n=num_candidates: _example(edge.kd, len(edge.teachers), n, {}))
+      memory[edge.key] = {f: jnp.zeros((num_rows, *shapes[f].shape), shapes[f].dtype) for f in edge.kd.remember}
+  return memory
+
+
+def prepare(run: graph.Run, dataset: Dataset, given, stored: Ranked | None = None,
+            listed: dict[str, Ranked] | None = None) -> Sources:
+  """Ranks with every frozen teacher, once per run, or takes the `stored` lists of a soft-label file.
+
+  `listed` are `Sources.teacher` of an earlier call for the same data: then nothing is ranked.
+  """
+  sides = {"users", *(e.kd.rows for e in graph.edges(run) if e.kd.rows == "items")}
+  seen = {side: _seen(*_side(dataset, side)) for side in sides}
+  column = {"users": dataset.train.items, "items": dataset.train.users}
+  popularity = {side: jnp.asarray(np.bincount(column[side], minlength=_side(dataset, side)[3])) for side in sides}
+  if dataset.popularity is not None:
+    popularity["users"] = jnp.asarray(dataset.popularity)
+  sources = Sources(seen, popularity, {}, {}, {}, {})
+  for edge in graph.edges(run):
+    if dataset.contexts is not None and edge.kd.sample is None and _scored_once(run, edge):
+      sources.labels[edge.key] = _scores_of_teachers(run, edge, {"networks": {}}, given, dataset.num_users)
+    if edge.kd.lists.teacher and not graph.teaches_live(run, edge):
+      if listed is not None:
+        ranked = jax.tree.map(jnp.asarray, listed[edge.key])
+      elif stored is None:
+        ranked = teacher_lists(run, edge, {"networks": {}}, given, sources)
+      else:
+        ranked, enough = stored_lists(stored, dataset, edge.kd.lists)
+        ranked = jax.tree.map(jnp.asarray, ranked)
+        if not enough.all():
+          sources.weight[edge.key] = jnp.asarray(enough, jnp.float32)
+      check_teacher(ranked)
+      sources.teacher[edge.key] = ranked
+    if edge.kd.lists.unseen:
+      sources.excluded[edge.key] = _excluded(dataset, edge, sources.teacher.get(edge.key))
+  return sources
+
+
+def _seen(rows, candidates, num_rows, num_candidates) -> index.Seen:
+  return jax.tree.map(jnp.asarray, index.seen_of(rows, candidates, num_rows, num_candidates))
+
+
+def stored_lists(stored: Ranked, dataset: Dataset, lists) -> tuple[Ranked, np.ndarray]:
+  """(the first `lists.teacher` items of every stored list, without training items if so asked; which users
+  [U] have that many). The rows of the others hold items 0, 1, ... and scores 0: they are to weigh nothing.
+  """
+  keep, k = stored.items >= 0, lists.teacher
+  if lists.exclude_seen:
+    key = lambda users, items: users.astype(np.int64) * dataset.num_items + items
+    seen = key(*index.seen_in(dataset)[:2])
+    keep &= ~np.isin(key(np.arange(dataset.num_users)[:, None], stored.items), seen)
+  enough = keep.sum(axis=1) >= k
+  first = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+  items, scores = (np.take_along_axis(x, first, axis=1) for x in stored)
+  whole = enough[:, None]
+  return Ranked(np.where(whole, items, np.arange(k, dtype=np.int32)), np.where(whole, scores, 0)), enough
+
+
+def teacher_lists(run: graph.Run, edge: graph.Edge, params: dict, given, sources: Sources) -> Ranked:
+  """The teachers' ranked lists of every row of an edge."""
+  lists = [_network_lists(run, name, edge, edge.kd.lists.teacher, params, given, sources) for name in edge.teachers]
+  return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *lists) if edge.kd.all_teachers else lists[0]
+
+
+def _network_lists(run, name, edge, k, params, given, sources) -> Ranked:
+  return rank.network_top_k(
+      dict(run.networks)[name], graph.variables(given, params, name), sources.seen[edge.kd.rows], k=k,
+      exclude_seen=edge.kd.lists.exclude_seen, rows=edge.kd.rows)
+
+
+def check_teacher(ranked: Ranked) -> None:
+  """Raises InputError for scores that are not finite: top-k would rank a NaN first."""
+  scores, items = np.asarray(ranked.scores), np.asarray(ranked.items)
+  if not np.isfinite(scores).all() or (items < 0).any():
+    user = int(np.argmin(np.isfinite(scores).all(axis=1) & (items >= 0).all(axis=1)))
+    raise InputError(f"--teacher: its scores of user {user} (index) are not finite; nothing was trained")
+
+
+def _excluded(dataset, edge, ranked) -> index.Seen:
+  rows, candidates, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+  if ranked is not None:
+    listed = np.asarray(ranked.items).reshape(num_rows, -1)
+    rows = np.concatenate([rows, np.repeat(np.arange(num_rows), listed.shape[1])])
+    candidates = np.concatenate([candidates, listed.ravel()])
+  return _seen(rows, candidates, num_rows, num_candidates)
+
+
+class Lists(NamedTuple):
+  """Lists of learners, which change: of students, and of teachers that learn too. By edge key."""
+
+  student: dict[str, Ranked]
+  teacher: dict[str, Ranked]
+
+
+def learner_lists(run: graph.Run, params: dict, given, sources: Sources, epoch: int, before: Lists | None) -> Lists:
+  """Ranks with the learners, where it is time to; else the lists `before` stay."""
+  lists = Lists({}, {})
+  for edge in graph.edges(run):
+    wanted, keep = edge.kd.lists, before is not None and epoch % edge.kd.lists.every
+    if wanted.student:
+      lists.student[edge.key] = before.student[edge.key] if keep else _network_lists(
+          run, edge.learner, edge, wanted.student, params, given, sources)
+    if wanted.teacher and edge.key not in sources.teacher:
+      lists.teacher[edge.key] = before.teacher[edge.key] if keep else teacher_lists(run, edge, params, given, sources)
+  return lists
+
+
+def _as_they_are(fields):
+  return fields
+
+
+@functools.partial(jax.jit, static_argnames=("run", "place"))
+def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, memory: dict, epoch: Array, *,
+            run: graph.Run, place: Callable[[Any], Any] = _as_they_are) -> dict[str, Batch]:
+  """{edge key: {field: [U, ...]}} for the coming epoch (from 0), put by `place` where a step will read them."""
+  fields = {}
+  for j, edge in enumerate(graph.edges(run)):
+    if edge.kd.sample is None:
+      fields |= {edge.key: {"teacher": sources.labels[edge.key]}} if edge.key in sources.labels else {}
+      continue
+    sampled = _sample(jax.random.fold_in(rng, j), edge, sources, lists, memory.get(edge.key, {}), epoch)
+    if "teacher" not in sampled and _scored_once(run, edge):
+      sampled["teacher"] = _scores_of_teachers(run, edge, params, given, len(sampled["items"]), sampled["items"])
+    if edge.key in sources.weight:
+      sampled["weight"] = sampled.get("weight", 1.0) * sources.weight[edge.key]
+    fields[edge.key] = sampled
+  return place(fields)
+
+
+def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
+  """The method's sampler, for every row of the edge's side."""
+  popularity = sources.popularity[edge.kd.rows]
+  rows = jnp.arange(sources.seen[edge.kd.rows].starts.shape[0] - 1, dtype=jnp.int32)
+  unseen_rng, rng = jax.random.split(rng)
+  unseen = seen = None
+  if edge.kd.lists.unseen:
+    unseen = index.draw_unseen(unseen_rng, sources.excluded[edge.key], rows, edge.kd.lists.unseen, popularity.shape[0])
+  if edge.kd.lists.seen:
+    seen = index.draw_seen(jax.random.fold_in(unseen_rng, 1), sources.seen[edge.kd.rows], rows, edge.kd.lists.seen)
+  teacher = sources.teacher.get(edge.key, lists.teacher.get(edge.key))
+  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity, seen)
+  axes = View(0, 0, 0, 0, None, 0, None, 0)
+  return jax.vmap(edge.kd.sample, in_axes=(0, axes))(jax.random.split(rng, rows.shape[0]), views)
+
+
+def _scored_once(run, edge) -> bool:
+  """Whether a method reads scores of teachers that do not change."""
+  return edge.kd.teacher_scores and not graph.teaches_live(run, edge)
+
+
+def _scores_of_teachers(run, edge, params, given, num_rows, candidates=None) -> Array:
+  """Scores of every row's candidates [U, C], or of all, by the edge's teacher [U, C], or by all of them [U, E, C]."""
+  scores = [_teacher_scores(run, graph.variables(given, params, name), name, edge, num_rows, candidates)
+            for name in edge.teachers]
+  return jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]
+
+
+def _teacher_scores(run, variables, name, edge, num_rows, candidates) -> Array:
+  score = rank.scorer(dict(run.networks)[name], variables, edge.kd.rows)
+  rows = jnp.minimum(jnp.arange(-(-num_rows // _ROWS) * _ROWS), num_rows - 1).reshape(-1, _ROWS)
+  scores = jax.lax.map(lambda r: score(r, None if candidates is None else candidates[r]), rows)
+  return scores.reshape(-1, scores.shape[-1])[:num_rows]

@@ -2,11 +2,24 @@
 
 import pathlib
 import re
+import shutil
 
 import setuptools
+from setuptools.command import build_py
 
 root = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (root / "kd_jax/__init__.py").read_text()).group(1)
+
+
+class BuildWithFolders(build_py.build_py):
+  """Puts scripts and configs into the installed package, where the command kd-jax finds them."""
+
+  def run(self):
+    super().run()
+    for folder in () if self.editable_mode else ("scripts", "configs"):
+      target = pathlib.Path(self.build_lib) / "kd_jax" / folder
+      shutil.copytree(root / folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+
 
 setuptools.setup(
     name="kd_jax",
@@ -15,6 +28,8 @@ setuptools.setup(
     long_description=(root / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    cmdclass={"build_py": BuildWithFolders},
+    entry_points={"console_scripts": ["kd-jax = kd_jax.cli:console"]},
     packages=setuptools.find_packages(include=["kd_jax", "kd_jax.*"]),
     python_requires=">=3.11",
     install_requires=[
@@ -37,6 +52,9 @@ setuptools.setup(
         "bench": ["implicit", "recbole>=1.2.1; python_version < '3.12'", "torch"],
         "cuda": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
-        "dev": ["ir-measures", "pytest", "ruff", "scikit-learn"],
+        "docs": ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"],
+        "tensorboard": ["tensorboardX"],
+        "dev": ["build", "ipykernel", "ir-measures", "mypy", "nbclient", "nbformat", "pytest", "ruff", "scikit-learn",
+                "tensorboard", "tensorboardX"],
     },
 )

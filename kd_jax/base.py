@@ -1,4 +1,4 @@
-"""The types that every part of kd_jax speaks.
+"""The types that all parts of kd_jax share.
 
 Shape letters used everywhere: B batch, C candidates, K listed items, D width, U users, I items,
 N interactions, S steps of an epoch, T held-out items of a user.
@@ -6,18 +6,27 @@ N interactions, S steps of an epoch, T held-out items of a user.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-Array = Any  # jax.Array or np.ndarray; not imported here, so that flag parsing stays fast.
-Batch = dict[str, Array]
+if TYPE_CHECKING:  # not at run time, so that flag parsing stays fast
+  import jax
+
+  Array: TypeAlias = jax.Array | np.ndarray
+else:
+  Array = Any
+Batch: TypeAlias = dict[str, Any]  # named arrays
 TEACHER, STUDENT, PEER = "teacher", "student", "peer"  # the networks of a run
 
 
 class InputError(ValueError):
-  """Something the user gave is wrong: scripts print its one line and exit with status 2."""
+  """An error in the user's input. The message is one line; it writes arguments in backquotes: `epochs=0`.
+
+  Scripts print arguments as flags, --epochs=0, and exit with status 2.
+  """
 
 
 class Interactions(NamedTuple):
@@ -30,57 +39,66 @@ class Interactions(NamedTuple):
 
 
 class Features(NamedTuple):
-  """What is known of each of E users (or contexts, or items) beside the interactions."""
+  """Features of E users (or contexts, or items), in addition to the interactions."""
 
   fields: tuple[str, ...] = ()  # [F] names of categorical fields
-  sizes: tuple[int, ...] = ()  # [F] how many values each has
+  sizes: tuple[int, ...] = ()  # [F] number of values of each field
   categories: np.ndarray | None = None  # [E, F] int32, 0 <= categories[:, f] < sizes[f]
-  vectors: dict[str, np.ndarray] = {}  # noqa: RUF012 {name: [E, D] float32}, e.g. of a text; zeros: not known
+  vectors: dict[str, np.ndarray] = {}  # noqa: RUF012 {name: [E, D] float32}, e.g. of a text; zeros: unknown
 
 
 class FeatureSpec(NamedTuple):
-  """What kinds of features there are, without their values: hashable, given to factories of models."""
+  """The fields, sizes and widths of features, without their values. Hashable; factories of models receive it."""
 
   fields: tuple[str, ...]  # names of categorical fields
-  sizes: tuple[int, ...]  # how many values each has
+  sizes: tuple[int, ...]  # number of values of each field
   vectors: tuple[tuple[str, int], ...]  # (name, width)
 
 
 class Dataset(NamedTuple):
-  """A prepared data set. `test` is None unless it was asked for.
+  """A prepared data set. `test` is None unless it was requested.
 
-  Labelled data (tags, clicks) is the same: users are contexts (a review, an impression), items are labels,
-  interactions the positive labels. `contexts` then says which contexts a split has; what of theirs is no
-  interaction is a label 0, and nothing is drawn as negative.
+  Labelled data (tags, clicks) has the same form: users are contexts (a review, an impression), items are labels, and
+  interactions are the positive labels. `contexts` then lists the contexts of each split. For these contexts, every
+  label that is not an interaction is 0. No negatives are sampled.
   """
 
-  name: str  # the call that makes it, in canonical form
+  name: str  # the call that creates it, in canonical form
   num_users: int
   num_items: int
   train: Interactions
   validation: Interactions
   test: Interactions | None
-  user_ids: np.ndarray  # [U] str, the ids of the source
+  user_ids: np.ndarray  # [U] str, the original ids of the source file
   item_ids: np.ndarray  # [I] str
   hashes: dict[str, str]  # sha256 of "train", "validation", "test", "user_ids", "item_ids"
-  report: dict[str, Any]  # what cleaning and splitting did, and the audit
-  synthetic: bool = False  # generated: no result on it says anything about people
+  report: dict[str, Any]  # the results of cleaning, splitting and the audit
+  synthetic: bool = False  # generated data: results on it tell nothing about real users
   user_features: Features | None = None
   item_features: Features | None = None
   contexts: dict[str, np.ndarray] | None = None  # labelled data: {split: [n] int32, indices of users}
-  stream: Any = None  # a data.streams.Stream: interactions stay on disk, and the splits here are empty
-  popularity: np.ndarray | None = None  # [I] training interactions of every item, where `train` has only some of them
+  stream: Any = None  # a data.streams.Stream: interactions stay on disk; the splits above are then empty
+  popularity: np.ndarray | None = None  # [I] training interactions per item, if `train` holds only a part of them
+
+  @property
+  def kind(self) -> str:
+    """"interactions"; for labelled data "tags", or "clicks" if there is only one label."""
+    return "interactions" if self.contexts is None else "tags" if self.num_items > 1 else "clicks"
+
+  def item_popularity(self) -> np.ndarray:
+    """Number of training interactions of every item, [I]."""
+    return np.bincount(self.train.items, minlength=self.num_items) if self.popularity is None else self.popularity
 
 
 class Outputs(NamedTuple):
-  """What a network says of B contexts and C candidates each."""
+  """The outputs of a network for B contexts with C candidates each."""
 
   scores: Array  # [B, C], higher is better
   query: Array | None = None  # [B, D] representation of the context
   items: Array | None = None  # [B, C, D] (or [C, D], all items) representations of the candidates
 
   def of(self, items: Array | None) -> Outputs:
-    """What outputs for all candidates say of `items` [B, C]; all of it where that is None."""
+    """Selects the candidates `items` [B, C] from outputs for all items; None selects all."""
     import jax.numpy as jnp  # here, so that flag parsing stays fast
 
     if items is None:
@@ -90,75 +108,243 @@ class Outputs(NamedTuple):
 
 
 class Ranked(NamedTuple):
-  """A ranked list, best first; -1 and -inf where fewer than K items qualify."""
+  """A ranked list, best first. Places without a valid item hold -1 and score -inf."""
 
   items: Array  # [..., K] int32
   scores: Array  # [..., K]
 
 
 class View(NamedTuple):
-  """What a sampler sees of one user (of one item, its users being the candidates, with rows="items")."""
+  """The input of a sampler for one user. With rows="items": for one item, and the candidates are users."""
 
   user: Array  # [] int32
   teacher: Ranked | None  # [lists.teacher] items; [E, lists.teacher] with all_teachers
   student: Ranked | None  # [lists.student] items, as the student ranks them now
-  unseen: Array | None  # [lists.unseen] distinct uniform items, neither seen nor in `teacher`
+  unseen: Array | None  # [lists.unseen] distinct items drawn uniformly, neither seen nor in `teacher`
   epoch: Array  # [] int32, from 0
-  previous: Batch  # the fields named by `remember` as this sampler returned them last; zeros at first
-  popularity: Array  # [I] int32, training interactions of every item
-  seen: Array | None = None  # [lists.seen] distinct training items of the user, ascending; -1 where it has fewer
+  previous: Batch  # the fields in `remember`, as this sampler last returned them; initially zeros
+  popularity: Array  # [I] int32, number of training interactions of every item
+  seen: Array | None = None  # [lists.seen] distinct training items of the user, ascending; padded with -1
+  loss: Array | None = None  # [] with `own_loss`: this row's loss when it was last in a batch; initially 0
 
 
 class Lists(NamedTuple):
-  """The ranked lists and draws that a method's sampler needs, by their lengths."""
+  """The lengths of the ranked lists and random draws that a method's sampler needs."""
 
-  teacher: int = 0  # ranked once per run; a soft-label store holds exactly these
-  student: int = 0  # ranked afresh every `every` epochs
-  unseen: int = 0  # drawn afresh before every epoch
-  seen: int = 0  # as well
-  exclude_seen: bool = True  # leave each user's training items out of the lists
+  teacher: int = 0  # ranked once per run, or read from a soft-label store
+  student: int = 0  # ranked again every `every` epochs
+  unseen: int = 0  # drawn again before every epoch
+  seen: int = 0  # drawn again before every epoch
+  exclude_seen: bool = True  # exclude each user's training items from the lists
   every: int = 1
 
 
-class KD(NamedTuple):
-  """A distillation method: pure functions, as optax's GradientTransformation is.
+@dataclasses.dataclass(frozen=True)
+class KD:
+  """A distillation method: pure functions, like optax's GradientTransformation.
 
-  `loss(student, teacher, batch)` returns one value per row, [B], and never reduces, weights, clips or
-  stops gradients: the frame does. What a row is, `rows` says:
+  `loss(student, teacher, batch)` returns one value per row, [B]. It never reduces, weights, clips or stops gradients:
+  the training loop does this. It may return ([B], {name: [B]}) instead: callbacks and `metrics.jsonl` then receive the
+  weighted means of the named values. Methods can be weighted and added: `0.1 * rrd() + kl()`.
+  `rows` defines what a row is:
 
-  "users": the distinct users of a batch, since what is distilled depends on the user alone. Scores are
-    [B, C]; `student.scores[b, c]` and `teacher.scores[b, c]` speak of candidate `batch["items"][b, c]`.
-  "items": the same with the sides swapped: rows are the distinct positive items of a batch, candidates are
-    users. With `sampled_items`, what methods on users sampled for its users is among the rows.
-  "entities": the users of a batch, `batch["users"]` [M], then its items, `batch["items"]` [N], positives
+  "users": the distinct users of a batch, because the distillation target depends only on the user. Scores are
+    [B, C]; `student.scores[b, c]` and `teacher.scores[b, c]` belong to candidate `batch["items"][b, c]`.
+  "items": the same with users and items swapped: rows are the distinct positive items of a batch, candidates are
+    users. With `sampled_items`, rows also include the items that user-side methods sampled for this batch.
+  "entities": the users of a batch, `batch["users"]` [M], then its items, `batch["items"]` [N], both positives
     and negatives; `student.query` and `teacher.query` [M + N, D] are their representations. With
-    `neighbours=k`, `student.items` and `teacher.items` [M + N, n, D] are those of their neighbours in the
-    graph of users, or of items, that occur together (`neighbours.py`), and `batch["neighbour_weights"]`
-    [M + N, n] the entries of its normalised adjacency matrix, 0 for padding.
+    `neighbours=k`, `student.items` and `teacher.items` [M + N, n, D] are the representations of their neighbours
+    in the co-occurrence graph of users, or of items (`neighbours.py`), and `batch["neighbour_weights"]` [M + N, n]
+    holds the entries of its normalised adjacency matrix, 0 for padding.
 
-  `sample(rng, view)` is written for one row and returns target fields; the frame runs it for every
-  user before each epoch and gathers the rows of a batch. The field `items` [C] names the candidates;
-  `teacher` [C], where given, their teacher scores (else the frame asks the live teacher); `weight` [],
-  where given, multiplies the row's weight. Without `sample` the candidates are all items. `batch["epoch"]`
-  counts from 0.
+  `sample(rng, view)` is written for one row and returns target fields. It runs for every user before each epoch; each
+  batch then gathers its rows. The field `items` [C] holds the candidates. `teacher` [C], if returned, holds their
+  teacher scores; otherwise the live teacher computes them. `weight` [], if returned, multiplies the row's weight.
+  Without `sample`, the candidates are all items. `batch["epoch"]` counts from 0.
 
-  On labelled data users are contexts, items labels, and nothing is seen; `batch["labels"]` [B, C] says which
-  candidates are true; entities are contexts alone.
+  On labelled data, users are contexts, items are labels, and there are no seen items. `batch["labels"]` [B, C] marks
+  the true candidates. The entities are the contexts only.
   """
 
-  loss: Callable[[Outputs, Outputs, Batch], Array]
+  loss: Callable[[Outputs, Outputs, Batch], Any]
   lists: Lists = Lists()
   sample: Callable[[Array, View], Batch] | None = None
-  adapter: Any = None  # nn.Module: (student, teacher, batch) -> what `loss` gets as student
+  adapter: Any = None  # nn.Module: (student, teacher, batch) -> the student outputs for `loss`
   teacher_scores: bool = True  # does the loss read teacher.scores?
   rows: str = "users"  # or "items", "entities"
-  in_batch: bool = False  # compares rows with each other: needs the whole batch, not a device's share
-  all_teachers: bool = False  # one loss for all teachers, their scores [E, B, C], instead of one for each
-  remember: tuple[str, ...] = ()  # sampled fields that the next sampling sees, [] each
-  neighbours: int = 0  # with rows="entities": how many each entity chooses
-  learner: str = ""  # who learns by it, "student" or "peer"; every learner if empty
-  sampled_items: bool = False  # with rows="items": of the items too that methods on users sampled for its users
+  in_batch: bool = False  # compares rows with each other: needs the full batch on every device
+  all_teachers: bool = False  # one loss for all teachers, scores [E, B, C], instead of one per teacher
+  remember: tuple[str, ...] = ()  # sampled fields, each [], that the next call of `sample` receives
+  neighbours: int = 0  # with rows="entities": number of neighbours that each entity chooses
+  learner: str = ""  # the network that it trains, "student" or "peer"; empty: all learners
+  own_loss: bool = False  # its sampler receives `view.loss`
+  sampled_items: bool = False  # with rows="items": rows also include items that user-side methods sampled
   labels: bool = False  # does the loss read batch["labels"] [B, C]? Then the data must be labelled
+
+  def __mul__(self, weight: Weight) -> KDSum:
+    return KDSum(((_weight(weight), self),))
+
+  __rmul__ = __mul__
+
+  def __add__(self, other: KD | KDSum) -> KDSum:
+    return KDSum(((1.0, self),)) + other
+
+
+Weight: TypeAlias = float | Callable[[Any], Any]  # a number, or a function of the epoch (from 0), like optax schedules
+
+
+@dataclasses.dataclass(frozen=True)
+class KDSum:
+  """A weighted sum of methods."""
+
+  terms: tuple[tuple[Weight, KD], ...] = ()
+
+  def __mul__(self, weight: Weight) -> KDSum:
+    weight = _weight(weight)
+    if callable(weight) and any(callable(own) for own, _ in self.terms):
+      raise TypeError("a sum that has schedules as weights cannot be weighted by another schedule")
+
+    def times(own):
+      return ((lambda epoch: own(epoch) * weight) if callable(own) else
+                             (lambda epoch: own * weight(epoch)) if callable(weight) else own * weight)
+
+    return KDSum(tuple((times(own), kd) for own, kd in self.terms))
+
+  __rmul__ = __mul__
+
+  def __add__(self, other: KD | KDSum) -> KDSum:
+    if not isinstance(other, KD | KDSum):
+      return NotImplemented
+    return KDSum(self.terms + (other.terms if isinstance(other, KDSum) else ((1.0, other),)))
+
+
+def _weight(weight):
+  if isinstance(weight, bool) or not (callable(weight) or isinstance(weight, int | float)):
+    raise TypeError(f"the weight of a method is a number or a function of the epoch, not {weight!r}")
+  return weight if callable(weight) else float(weight)
+
+
+class Objective(NamedTuple):
+  """A base loss: it depends on the data only, not on a teacher.
+
+  `loss(outputs, batch, rng)` returns one value per example, [B], from the network's `outputs` for the batch: scores
+  [B, C] and, if the network has them, `query` [B, D] and `items` [B, C, D]. In batches of interactions, candidate 0
+  is the positive and the others are negatives. On labelled data, `batch["labels"]` [B, C] marks the true candidates.
+  `rng` is the random key of this step.
+  """
+
+  loss: Callable[[Outputs, Batch, Array], Array]
+  on: tuple[str, ...] = ("interactions",)  # the supported kinds of data, see `Dataset.kind`
+  in_batch: bool = False  # compares examples with each other: needs the full batch on every device
+  all_items: bool = False  # needs scores of all items: no negatives are drawn, `batch["items"]` [B, 1] are positives
+  of_products: Callable[[Outputs, Batch, Array], Array] | None = None  # the same loss for inner-product models
+
+
+class HeldOutRanks(NamedTuple):
+  """The input of metrics: V evaluated users and the ranks of their M held-out items, sorted by user, then by rank."""
+
+  users: np.ndarray  # [V] indices, ascending
+  counts: np.ndarray  # [V] number of held-out items of each user, at least 1
+  start: np.ndarray  # [V] position of each user's first item in `items`
+  items: np.ndarray  # [M]
+  ranks: np.ndarray  # [M] int64, from 0, among all candidates
+  nth: np.ndarray  # [M] number of held-out items of the same user with a better rank
+  ratings: np.ndarray | None  # [M]
+  lists: Ranked | None  # [V, K] the users' top items without training items, if the metric has `lists`
+  dataset: Dataset | None  # its sizes, features and `item_popularity()`
+
+  def total(self, values: np.ndarray) -> np.ndarray:
+    """Sums values [M] over each user's items: [V]."""
+    return np.add.reduceat(values, self.start)
+
+
+class Metric(NamedTuple):
+  """A metric of rankings, computed with NumPy in float64.
+
+  `value(found)` returns one value per evaluated user, [V]; the mean is reported. With `per_user=False` it returns one
+  number, []. NaN means that a user has no value. Users without held-out items are not evaluated.
+  """
+
+  value: Callable[[HeldOutRanks], np.ndarray]
+  per_user: bool = True
+  higher_is_better: bool = True
+  lists: int = 0  # length of the ranked lists that the metric reads; 0: none
+  groups: bool = False  # also computed for groups of held-out items: cold and warm, popular and unpopular
+
+
+class LabelMetric(NamedTuple):
+  """A metric of labelled data: `value(labels, scores, groups)` with labels [n, C] bool and scores [n, C] (logits).
+
+  `groups` [n] are the users of the contexts, or None if the data has no users; a metric that needs them then returns
+  None.
+  """
+
+  value: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float | None]
+  on: tuple[str, ...] = ("tags", "clicks")
+  higher_is_better: bool = True
+
+
+class Progress(NamedTuple):
+  """The state of a run in training, as callbacks receive it."""
+
+  workdir: str | None
+  info: dict[str, Any]  # about the run, as in run.json
+  epochs: int  # maximum number
+  epoch: int  # number of completed epochs
+  monitor: str  # the metric that chooses the best epoch
+  best_epoch: int
+  best_value: float
+  seconds: float  # training time until now
+  line: dict[str, Any]  # the last epoch, as in metrics.jsonl: losses, scalars, seconds, metrics; {} at the start
+  params: dict[str, Any]  # current parameters of the learners {name: ...}
+
+
+class Callback(NamedTuple):
+  """Functions that are called during a run; each is optional. With several processes, only the first calls them.
+
+  An exception in a callback ends the run.
+  """
+
+  start: Callable[[Progress], None] | None = None  # before the first epoch, and when a run is resumed
+  epoch: Callable[[Progress], None] | None = None  # after every epoch
+  validation: Callable[[Progress], None] | None = None  # after every validation, before `epoch`
+  end: Callable[[Progress], None] | None = None  # when the run has finished, diverged or been stopped
+
+
+def option(default: Any, help: str, *, least: float | None = None, above: float | None = None,
+           below: float | None = None, choices: Sequence[str] = (), factory: str = "", lists: str = "") -> Any:
+  """A documented field of a dataclass of options: its default, its help text, and its valid values.
+
+  `least` (inclusive), `above` and `below` (exclusive) are bounds of numbers; `choices` are the valid words.
+  `factory` is the folder whose factories the option can name; --help lists the factories of the folder `lists`.
+  """
+  bounds = {"least": least, "above": above, "below": below, "choices": tuple(choices), "factory": factory,
+            "lists": lists or factory}
+  return dataclasses.field(default=default, metadata={"help": help, **bounds})
+
+
+def check_options(options: Any) -> None:
+  """Raises InputError for the first field of a dataclass of options that has an invalid value."""
+  for field in dataclasses.fields(options):
+    check_option(field.name, getattr(options, field.name), field.metadata)
+
+
+def check_option(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
+  """Raises InputError if a value is not finite, or violates the bounds of `option`."""
+  if isinstance(value, str) and bounds.get("choices") and value not in bounds["choices"]:
+    raise InputError(f"`{name}={value}`: choose from {', '.join(filter(None, bounds['choices']))}")
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return
+  least, above, below = (bounds.get(bound) for bound in ("least", "above", "below"))
+  if not abs(value) < float("inf"):
+    raise InputError(f"`{name}={value}`: not a finite number")
+  if above is not None and not value > above:
+    raise InputError(f"`{name}={value}`: must be {f'more than {above}' if above else 'positive'}")
+  if least is not None and value < least:
+    raise InputError(f"`{name}={value}`: must {f'be at least {least}' if least else 'not be negative'}")
+  if below is not None and not value < below:
+    raise InputError(f"`{name}={value}`: must be less than {below:,}")
 
 
 def parameter_name(path: tuple) -> str:

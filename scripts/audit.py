@@ -1,15 +1,16 @@
-"""Audits a protocol: cold items, users without targets, leaks, order artefacts, and what one simple model scores.
+"""Audits a protocol: cold items, users without test items, leaks, order artefacts, and metrics of one simple model.
 
   python scripts/audit.py --data="citeulike(split='position')"
 """
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
     cli.DATA,
-    factors=("integer", 64, "Width of the PureSVD that is ranked under the protocol; 0: counts only."),
-    split_seeds=("integer", 5, "Seeds of the split to compare, where it is drawn at random."),
-    out=("string", None, "JSON file to write all of it to."))
+    factors=flag("integer", 64, "Width of the PureSVD model that is evaluated; 0: counts only.", least=0),
+    split_seeds=flag("integer", 5, "Number of seeds of a random split to compare.", above=0),
+    out=flag("string", None, "JSON file for the results."))
 
 
 def main(values):

@@ -1,4 +1,4 @@
-"""Times evaluation and an epoch of the plain student and of every method, after a warm-up, alone or against a library.
+"""Times evaluation, and an epoch of the plain student and of methods, after a warm-up; can compare with a library.
 
   python scripts/bench.py --data="citeulike(split='position')"
   python scripts/bench.py --data="citeulike(split='position')" --against=torch
@@ -9,34 +9,30 @@
 import sys
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
     cli.DATA,
-    model=("string", "mf(dim=20)", "The student."),
-    teacher_model=("string", "mf(dim=400)", "The teacher; it is not trained."),
-    kds=("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
-    methods=("boolean", False, "Time every method at its defaults instead."),
-    kernels=("boolean", False, "Time kernels alone instead, beside the least time that this machine needs for them."),
-    batch_size=("integer", 2048, "Interactions per step."),
-    warmup=("integer", 50, "Epochs before the first timing: ranked lists settle as the student learns."),
-    repeats=("integer", 7, "Timings after the warm-up; the median counts."),
-    against=("string", "", "Do the same work in plain PyTorch (torch) or with implicit or recbole, turn by turn: "
-             "pip install -e \".[bench]\"."),
-    side=("string", "", "Be the one side of this name, as --against starts it: work when asked on standard input."),
-    out=("string", None, "Write the timings to this JSON file."))
+    model=flag("string", "mf(dim=20)", "The student."),
+    teacher_model=flag("string", "mf(dim=400)", "The teacher; it stays untrained."),
+    kds=flag("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
+    methods=flag("boolean", False, "Instead, time every method with its default arguments."),
+    kernels=flag("boolean", False, "Instead, time kernels, and show the minimum time on this machine."),
+    batch_size=flag("integer", 2048, "Interactions per step.", above=0),
+    warmup=flag("integer", 50, "Epochs before the first timing: ranked lists become stable.", least=0),
+    repeats=flag("integer", 7, "Number of timings after the warm-up; the median is reported.", above=0),
+    against=flag("string", "", "Compare with plain PyTorch (torch), implicit or recbole: alternate the same tasks. "
+             "Needs: pip install -e \".[bench]\".", choices=("torch", "implicit", "recbole", "")),
+    side=flag("string", "", "Internal: run as the process for this library; reads requests from standard input."),
+    out=flag("string", None, "Write the timings to this JSON file."))
 
 
 def main(values):
   if values.kernels:
     for name in ("against", "methods", "kds"):
-      if values[name].present:
-        raise cli.InputError(f"--{name}: --kernels times kernels alone, of kd_jax alone")
-  kds = [kd.strip() for kd in values.kds.split(";") if kd.strip()]
-  if values.methods:
-    methods = {f"{name}()": cli.lookup.build("losses", cli.lookup.Call(name)) for name in cli.lookup.names("losses")}
-    kds = [kd for kd, method in methods.items() if not method.labels]  # there are none in interactions
-  for kd in kds:
-    cli.lookup.parse_sum("losses", kd, "kds")
+      if name in values.given:
+        raise cli.InputError(f"`{name}`: `kernels` times kernels alone, of kd_jax alone")
+  kds = methods_of(values)
   from kd_jax.bench import interleave
 
   settings = interleave.Settings(values.model, values.teacher_model, tuple(kds), values.batch_size, values.warmup)
@@ -56,15 +52,27 @@ def main(values):
   if values.out:
     from kd_jax.storage import sealed
 
-    command = " ".join(["python scripts/bench.py", *(f"--{k}={values[k].value}" for k in values if values[k].present)])
+    command = " ".join(["python scripts/bench.py", *(f"--{k}={getattr(values, k)}" for k in values.given)])
     machine = {k: v for x in running.values() for k, v in x.machine.items()}
     others = {name: measured[name] for name in names[1:]}
     sealed.write_json_atomic(values.out, {"command": command, "machine": machine, "seconds": measured[interleave.OWN],
                                              **({"against": others} if others else {})})
 
 
+def methods_of(values):
+  """The methods to time, as texts."""
+  registry = cli.registry
+  kds = [kd.strip() for kd in values.kds.split(";") if kd.strip()]
+  if values.methods:
+    methods = {f"{name}()": registry.build("losses", registry.Call(name)) for name in registry.names("losses")}
+    kds = [kd for kd, method in methods.items() if not method.labels]  # interactions have no labels
+  for kd in kds:
+    registry.parse_sum("losses", kd, "kds")
+  return kds
+
+
 def side(values, settings):
-  """(what it runs on, its works) of one side, here."""
+  """(machine, tasks) of one side, for this process."""
   import importlib
 
   from kd_jax import data
@@ -77,7 +85,7 @@ def side(values, settings):
     try:
       module = importlib.import_module(f"kd_jax.bench.against.{values.side}")
     except ModuleNotFoundError as error:
-      raise cli.InputError(f"--against={values.side}: {error}; pip install -e \".[bench]\"") from None
+      raise cli.InputError(f"`against={values.side}`: {error}; pip install -e \".[bench]\"") from None
   return module.machine(), module.works(dataset, settings)
 
 
@@ -85,7 +93,7 @@ _COLUMNS = ("median", "min", "max", "first", "peak", "drawing", "needed", "produ
 
 
 def heading(names):
-  """Two lines above the table; ratios come last."""
+  """The two header lines of the table; the ratio is the last column."""
   columns = _COLUMNS if len(names) == 1 else _COLUMNS[:5]
   widths = [f"{name + ', seconds (peak: GB)':>{9 * len(columns)}s}" for name in names]
   return " " * 40 + "".join(widths) + "\n" + " " * 40 + "".join(f"{c:>9s}" for _ in names for c in columns) + (
@@ -93,7 +101,7 @@ def heading(names):
 
 
 def row(found):
-  """The numbers of a work, and how many times longer the other side takes."""
+  """The cells of one task; the last one is the time of the other side, divided by ours."""
   columns = _COLUMNS if len(found) == 1 else _COLUMNS[:5]
   cells = [f"{seconds[c]:9.3f}" if c in seconds else " " * 9 for seconds in found.values() for c in columns]
   medians = [seconds["median"] for seconds in found.values()]

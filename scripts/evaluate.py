@@ -1,4 +1,4 @@
-"""Evaluates a run on the test split; with a teacher and a plain student, also says what distilling gained.
+"""Evaluates a run on the test split. With a teacher and a plain student, also computes the gain of distillation.
 
   python scripts/evaluate.py --run=runs/student
   python scripts/evaluate.py --run=runs/distilled --teacher=runs/teacher --student=runs/student
@@ -8,15 +8,15 @@
 import json
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
-    cli.EVALUATION,
-    data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
-    run=("string", None, "Run directory to evaluate."),
-    split=("string", "test", "test or validation."),
-    teacher=("string", None, "Run of its teacher: compression ratio, overlap and transfer ratio."),
-    student=("string", None, "Run of the plain student: transfer ratio."),
-    compare=("string", "", "Other runs on the same data, A,B: is the difference significant? Paired tests over users."))
+    cli.EVALUATION, cli.PLACES,
+    run=flag("string", None, "Run directory to evaluate."),
+    split=flag("string", "test", "Split to evaluate: test or validation.", choices=("test", "validation")),
+    teacher=flag("string", None, "Run of its teacher: adds compression ratio and overlap."),
+    student=flag("string", None, "Run of the plain student: adds the transfer ratio; needs --teacher."),
+    compare=flag("string", "", "Other runs on the same data, A,B: adds paired significance tests over users."))
 
 
 def main(values):
@@ -24,10 +24,9 @@ def main(values):
   from kd_jax.evaluation import run_report
 
   found = run_report.evaluate_run(
-      values.run, split=values.split, mask_validation=values.mask_validation, history=values.history,
-      sampled=values.sampled, sampled_seed=values.sampled_seed, teacher=values.teacher, student=values.student,
-      others=[run.strip() for run in values.compare.split(",") if run.strip()],
-      data_dir=values.data_dir, cache_dir=values.cache_dir)
+      values.run, split=values.split, teacher=values.teacher, student=values.student,
+      others=[run.strip() for run in values.compare.split(",") if run.strip()], data_dir=values.data_dir,
+      cache_dir=values.cache_dir, options=cli.options_of(cli.EvaluationOptions, values))
   print(json.dumps(_rounded({k: v for k, v in found.items() if k != "differences"}), indent=1))
   for other, differences in found.get("differences", {}).items():
     print(f"against {other}: difference [95 % interval], Cohen's d, p of paired t-test and of randomisation, users")

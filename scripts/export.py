@@ -1,16 +1,17 @@
-"""Exports a trained model as one program: user ids in, top-K item ids and scores out. No model code needed.
+"""Exports a trained model as one program: user ids in, top-K item ids and scores out. It runs without model code.
 
   python scripts/export.py --run=runs/student --out=exported/student
 """
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
-    data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
-    run=("string", None, "Run directory to export."),
-    out=("string", None, "Directory to write."),
-    top_k=("integer", 10, "Items per user."),
-    exclude_seen=("boolean", True, "Never recommend a user's training items."))
+    cli.PLACES,
+    run=flag("string", None, "Run directory to export."),
+    out=flag("string", None, "Directory to write."),
+    top_k=flag("integer", 10, "Items per user.", above=0),
+    exclude_seen=flag("boolean", True, "Exclude each user's training items."))
 
 
 def main(values):

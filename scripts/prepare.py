@@ -1,5 +1,4 @@
-#!/usr/bin/env python
-"""Finds or downloads a data set, cleans and splits it, stores it, and says what it did.
+"""Finds or downloads a data set, cleans, splits and stores it, and prints a report.
 
   python scripts/prepare.py --data="citeulike(split='position')"
 """
@@ -11,14 +10,14 @@ from kd_jax import cli
 FLAGS = cli.define(cli.DATA)
 
 
-def main(flags):
+def main(values):
   from kd_jax import data, registry
   from kd_jax.data import audit, contexts, store
 
   start = time.monotonic()
-  call = registry.parse("data", flags.data, "data")
-  dataset = data.load(call, flags.data_dir, flags.cache_dir, splits=("train", "validation", "test"))
-  folder = store.prepare(store.canonical(call), flags.data_dir, flags.cache_dir)
+  call = registry.parse("data", values.data, "data")
+  dataset = data.load(call, values.data_dir, values.cache_dir, splits=("train", "validation", "test"))
+  folder = store.prepare(store.canonical(call), values.data_dir, values.cache_dir)
   print(f"{'SYNTHETIC: ' if dataset.synthetic else ''}{dataset.name}")
   print((audit if dataset.contexts is None else contexts).describe(dataset.report["audit"]))
   for group in ("cleaning", "split", "sources"):

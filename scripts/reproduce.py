@@ -1,22 +1,24 @@
-"""Rebuilds a table: trains what is missing, evaluates on test, writes NAME.md, NAME.json and NAME.png.
+"""Rebuilds a table: trains missing runs, evaluates them on test, writes NAME.md, NAME.json and NAME.png.
 
   python scripts/reproduce.py --table=quickstart --workdir=runs/quickstart
 
-Started again, it reuses finished runs and goes on with the others. Tables: configs/tables/*.toml.
+A second call reuses finished runs and resumes the others. Tables: configs/tables/*.toml.
 """
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
-    data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
-    table=("string", None, "A table of configs/tables, or the path of a .toml file."),
-    workdir=("string", None, "Directory of the table and its runs."),
-    seeds=("integer", None, "Number of seeds; default: the table's."),
-    rows=("string", "", "Only these rows, A,B, and those that they learn from; default: all."),
-    compare=("string", "", "Test these rows for differences instead of the table's, A,B|A,C; all: every two rows."),
-    together=("boolean", False, "Train the seeds of a row at once: sooner done, where runs are short."),
-    jobs=("integer", 1, "Runs at a time, each in a process and on cores of its own; seconds of a run are then more."),
-    folds=("integer", None, "k-fold cross-validation of labelled data: seed s tests on fold s of so many."))
+    cli.PLACES,
+    table=flag("string", None, "A table of configs/tables, or the path of a .toml file."),
+    workdir=flag("string", None, "Directory of the table and its runs."),
+    seeds=flag("integer", None, "Number of seeds; default: as in the table.", above=0),
+    rows=flag("string", "", "Only these rows, A,B, and rows that they learn from; default: all."),
+    compare=flag("string", "", "Pairs of rows for significance tests, A,B|A,C; all: all pairs."),
+    together=flag("boolean", False, "Train the seeds of a row together; faster if runs are short."),
+    jobs=flag("integer", 1, "Number of runs at the same time, in processes with separate cores; each takes longer.",
+              above=0),
+    folds=flag("integer", None, "k-fold cross-validation of labelled data: seed s tests on fold s.", above=0))
 
 
 def main(values):

@@ -1,23 +1,24 @@
-"""Trains on more and more generated interactions, streamed from disk: time of each, and memory.
+"""Measures time and memory of training on growing numbers of generated interactions, streamed from disk.
 
   python scripts/scaling.py --interactions=100000,1000000,10000000 --workdir=runs/scaling
 
-An epoch and soft labels are those of scripts/train.py and scripts/soft_labels.py, started as a user starts them.
+It runs scripts/train.py for an epoch and scripts/soft_labels.py, as a user would.
 """
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
-    cache_dir=cli.DATA["cache_dir"],
-    interactions=("string", "100000,1000000,10000000", "How many, with commas; multiples of --users."),
-    users=("integer", 20000, "Users, the same at every size."),
-    items=("integer", 20000, "Items, the same at every size."),
-    model=("string", "mf(dim=20)", "The model."),
-    batch_size=("integer", 8192, "Interactions per step."),
-    data_memory=("float", 0.4, "GB for training interactions, see scripts/train.py."),
-    top_k=("integer", 100, "Soft labels of a user."),
-    workdir=("string", None, "Directory of the runs; deleted runs are made anew."),
-    out=("string", None, "Write all of it to this JSON file."))
+    {"cache_dir": cli.FIT["cache_dir"]},
+    interactions=flag("string", "100000,1000000,10000000", "Numbers of interactions, multiples of --users."),
+    users=flag("integer", 20000, "Number of users, the same at every size."),
+    items=flag("integer", 20000, "Number of items, the same at every size."),
+    model=flag("string", "mf(dim=20)", "The model."),
+    batch_size=flag("integer", 8192, "Interactions per step.", above=0),
+    data_memory=flag("float", 0.4, "Memory limit for training interactions in GB, see scripts/train.py.", least=0),
+    top_k=flag("integer", 100, "Number of soft labels per user.", above=0),
+    workdir=flag("string", None, "Directory of the runs; delete it to measure again."),
+    out=flag("string", None, "Write the results to this JSON file."))
 
 
 def main(values):
@@ -25,9 +26,9 @@ def main(values):
   try:
     sizes = [int(size) for size in values.interactions.split(",")]
   except ValueError:
-    raise cli.InputError(f"--interactions={values.interactions}: numbers with commas") from None
+    raise cli.InputError(f"`interactions={values.interactions}`: numbers with commas") from None
   if wrong := [size for size in sizes if size <= 0 or size % values.users]:
-    raise cli.InputError(f"--interactions={values.interactions}: {wrong[0]} is no multiple of --users={values.users}")
+    raise cli.InputError(f"`interactions={values.interactions}`: {wrong[0]} is no multiple of `users={values.users}`")
   from kd_jax.bench import scaling
 
   found = []

@@ -1,19 +1,20 @@
-"""Writes a teacher's soft labels: every user's top-K items and scores, and the mass of the tail.
+"""Writes a teacher's soft labels: top-K items and scores of every user, and the probability of all other items.
 
   python scripts/soft_labels.py --teacher=runs/teacher --top_k=500 --out=labels/teacher
 
-Students then train from --teacher=labels/teacher, without the teacher.
+Students then use --teacher=labels/teacher and do not need the teacher itself.
 """
 
 from kd_jax import cli
+from kd_jax.cli import flag
 
 FLAGS = cli.define(
-    data_dir=cli.DATA["data_dir"], cache_dir=cli.DATA["cache_dir"],
-    teacher=("string", None, "Run directory of the teacher."),
-    top_k=("integer", 500, "Items per user."),
-    exclude_seen=("boolean", True, "Leave each user's training items out of the list, as rrd wants; "
-                  "kl and bce by default want them in."),
-    out=("string", None, "Directory to write."))
+    cli.PLACES,
+    teacher=flag("string", None, "Run directory of the teacher."),
+    top_k=flag("integer", 500, "Items per user.", above=0),
+    exclude_seen=flag("boolean", True, "Exclude each user's training items from the list, as rrd needs it; "
+                  "kl and bce need them included by default."),
+    out=flag("string", None, "Directory to write."))
 
 
 def main(values):

@@ -1,1 +1,1 @@
-"""Timings of kd_jax, alone or beside other libraries. Only scripts import it."""
+"""Benchmarks of kd_jax, alone or against other libraries. Only scripts import this package."""

@@ -1,6 +1,6 @@
-"""The same work done by several sides, each a process of its own, that take turns: repeat by repeat.
+"""Times the same tasks in several processes ("sides"), for example one per library, which take turns at each repeat.
 
-So none holds another's memory or threads, and a machine that is busy with other things is so for all alike.
+So the sides do not share memory or threads, and other load on the machine affects all sides equally.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 OWN = "kd_jax"
-Repeat = Callable[[], dict[str, float]]  # does the work once; "seconds" of it, and more numbers if it likes
+Repeat = Callable[[], dict[str, float]]  # runs a task once; returns its "seconds", and perhaps extra measurements
 
 
 class Settings(NamedTuple):
-  """What the work is of."""
+  """The models and methods to time."""
 
-  model: str  # the student, a call
+  model: str  # the student's model, as a call
   teacher_model: str
-  kds: tuple[str, ...]  # sums of methods
+  kds: tuple[str, ...]  # each a sum of methods
   batch_size: int
   warmup: int  # epochs before the first timing
 
 
 def cores() -> int:
-  """Processor cores that this process may use."""
+  """The number of processor cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def timed(prepare: Callable[[], Callable[[], dict[str, float]]]) -> Repeat:
-  """Prepares a work, and makes a repeat of what does it and says what it likes."""
+  """Sets up one task. Returns a callable that runs it once and returns its time and extra measurements."""
   once = prepare()
 
   def repeat():
@@ -47,9 +47,10 @@ def timed(prepare: Callable[[], Callable[[], dict[str, float]]]) -> Repeat:
 
 
 def serve(make: Callable[[], tuple[dict[str, Any], dict[str, Callable[[], Repeat]]]]) -> None:
-  """Is a side: `make()` says on what machine, and {work: what prepares it}; answers each name on stdin with a line.
+  """The main loop of a side: for each name of a task on stdin, runs the task once and prints its result as JSON.
 
-  A work is prepared when it is first named, and dropped when the next one is.
+  `make()` returns a description of the machine, and {name of a task: function that prepares it}. A task is prepared
+  when it is first named, and released when another one is named.
   """
   out, name, repeat = sys.stdout, None, None
   with contextlib.redirect_stdout(sys.stderr):
@@ -63,28 +64,28 @@ def serve(make: Callable[[], tuple[dict[str, Any], dict[str, Callable[[], Repeat
 
 
 def _peak() -> float:
-  """The most memory that this process has held so far, in GB."""
+  """The peak memory of this process so far, in GB."""
   import resource
 
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 class Side:
-  """A process that works when asked. `machine` is what it says of itself, `works` what it can do."""
+  """A process that runs tasks on request. `machine` is its description of the machine, `works` its tasks."""
 
   def __init__(self, command: list[str]):
     self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     self.machine, self.works = self._answer().values()
 
   def repeat(self, work: str) -> dict[str, float]:
-    """Does the work once more."""
+    """Runs the task once more."""
     print(work, file=self._process.stdin, flush=True)
     return self._answer()
 
   def _answer(self):
     line = self._process.stdout.readline()
     if not line:
-      sys.exit(self._process.wait() or 1)  # it has said why
+      sys.exit(self._process.wait() or 1)  # it has printed the reason
     return json.loads(line)
 
   def close(self) -> None:
@@ -93,7 +94,7 @@ class Side:
 
 
 def measure(sides: dict[str, Side], repeats: int) -> Iterator[tuple[str, dict[str, dict[str, float]]]]:
-  """Yields (work, {side that can do it: summary of its repeats}), in the order of the first side."""
+  """Yields (task, {side that has it: summary of its repeats}), in the order of the first side."""
   for work in next(iter(sides.values())).works:
     found = {name: [] for name, side in sides.items() if work in side.works}
     for _ in range(repeats + 1):
@@ -103,7 +104,7 @@ def measure(sides: dict[str, Side], repeats: int) -> Iterator[tuple[str, dict[st
 
 
 def _summary(first, *rest) -> dict[str, float]:
-  """The first time, median, least and most of the others, and means of what else was said."""
+  """The first time; median, minimum and maximum of the others; means of the extra measurements."""
   seconds = [x["seconds"] for x in rest]
   others = {k: statistics.mean(x[k] for x in rest) for k in first if k not in ("seconds", "peak")}
   return {"first": first["seconds"], "median": statistics.median(seconds), "min": min(seconds), "max": max(seconds),

@@ -1,7 +1,7 @@
-"""The kernels of a run alone, beside the least time that this machine would take for them, see `sides`.
+"""Times the kernels of a run separately, and compares them with a lower bound for this machine, see `interleave`.
 
-That is the larger of two: the operations of their matrix products at the rate of the best product of matrices, and
-the bytes that they cannot but move at the rate of a stream as large as what they work on, both measured.
+The lower bound (roofline) is the larger of two times: the operations of the matrix products at the rate of the fastest
+matrix product, and the minimum memory traffic at the bandwidth of a stream of the same size. Both rates are measured.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ import numpy as np
 
 from kd_jax.base import Dataset
 from kd_jax.bench import interleave, roofline
-from kd_jax.bench.epoch import machine as machine  # the same
+from kd_jax.bench.epoch import machine as machine  # re-exported
 from kd_jax.data import index
 from kd_jax.evaluation import protocols
-from kd_jax.objectives import tasks
+from kd_jax.objectives.bpr import bpr
+from kd_jax.optimizers.adam import adam
 from kd_jax.ranking import rank
 from kd_jax.teachers import loading
-from kd_jax.training import batches, optimizers
+from kd_jax.training import batches
 
-_K = 100  # soft labels of a user
+_K = 100  # soft labels per user
 _LISTED = 200  # items that a student ranks
-_CANDIDATES = 300  # that a teacher scores
+_CANDIDATES = 300  # items per user that a teacher scores
 _LAYERS, _DIM = 3, 64  # of LightGCN
-_FLOAT = 4  # bytes, and of an int32
+_FLOAT = 4  # bytes of a float32 or an int32
 
 
 class Kernel(NamedTuple):
-  """What is timed, and what it needs."""
+  """A function to time, and its minimum work."""
 
   run: Callable[[], Any]
-  flops: int  # of matrix products
-  bytes: int  # read and written at least
-  held: int  # bytes of what it works on at a time
+  flops: int  # operations of matrix products
+  bytes: int  # minimum memory traffic, read and written
+  held: int  # bytes of the working set
 
 
 def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable[[], interleave.Repeat]]:
-  """{work: what prepares it}. `needed` are the seconds that the machine would take at least, `products` those of them
-  that matrix products need. Models are untrained: times do not depend on it."""
+  """{name of a task: function that prepares it}. The measurements are `needed`, a lower bound in seconds, and
+  `products`, the part of it for matrix products. Models are untrained, since times do not depend on training."""
   student, teacher = (_built(model, dataset) for model in (settings.model, settings.teacher_model))
   seen = jax.tree.map(jnp.asarray, index.seen_by_users(dataset))
   rate, bandwidth = functools.cache(roofline.rate), functools.cache(roofline.bandwidth)
@@ -71,8 +72,8 @@ def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable
 
 
 def _built(model, dataset):
-  """(module, variables) of an untrained model."""
-  module = loading.build_module(model, dataset)
+  """An untrained model: (module, variables)."""
+  module = loading.build_model(model, dataset)
   constants = {"constants": jax.tree.map(jnp.asarray, loading.constants(module, dataset))}
   example = {"users": jnp.zeros(1, jnp.int32), "items": jnp.zeros((1, 2), jnp.int32)}
   params = module.apply(constants, example, rngs={"params": jax.random.key(0)}, mutable=["params"])[1]["params"]
@@ -84,7 +85,7 @@ def _size(tree) -> int:
 
 
 def _all_scores(dataset, variables, times) -> tuple[int, int, int]:
-  """(operations, bytes, bytes held) of scores of all items for all users, gone over so many times after."""
+  """(operations, bytes, working set) to score all items for all users, and then to read the scores `times` times."""
   query = variables["params"]["item"]
   count = dataset.num_users * dataset.num_items
   return 2 * count * query.shape[1], _FLOAT * count * (1 + times), _FLOAT * index.BLOCK * dataset.num_items
@@ -99,7 +100,7 @@ def _negatives(dataset, seen) -> Kernel:
   plan = batches.plan(0, 1, dataset.train, len(users), "user", ())
   draw = functools.partial(batches.draw, plan=plan, users=users, items=items, seen=seen, negatives=1,
                            num_items=dataset.num_items)
-  moved = _FLOAT * len(users) * 9  # rows, users, positives, starts of a row and of the next, four of the batch
+  moved = _FLOAT * len(users) * 9  # rows, users, positives, two row offsets, four fields of the batch
   return Kernel(lambda: draw(jax.random.key(0)), 0, moved, moved)
 
 
@@ -111,21 +112,21 @@ def _gradients(dataset, student, batch_size) -> Kernel:
            "items": jnp.asarray(rng.integers(dataset.num_items, size=(*rows, 2)))}
 
   def loss(params, batch):
-    return jnp.sum(tasks.bpr(module.apply({"params": params}, batch), batch))
+    return jnp.sum(bpr().loss(module.apply({"params": params}, batch), batch, None))
 
   def step(params, batch):
-    # The gradient is added to the table, as anything that uses all of it would read it.
+    # Adds the gradient to the table, so that all of the gradient is computed and read.
     return jax.tree.map(lambda p, g: p - 1e-6 * g, params, jax.grad(loss)(params, batch)), None
 
   run = jax.jit(lambda params, batch: jax.lax.scan(step, params, batch)[0])
   tables, gathered = _size(variables["params"]), 3 * batch_size * _FLOAT * variables["params"]["item"].shape[1]
-  # The table is read and written with its gradient, which is cleared, then read and written where rows fall.
+  # Traffic: the table is read and written, its gradient cleared and read; gathered rows are read and written.
   return Kernel(lambda: run(variables["params"], batch), 0, rows[0] * (4 * tables + 4 * gathered), 2 * tables)
 
 
 def _adam(dataset, student, batch_size) -> Kernel:
   _, variables = student
-  optimizer, steps = optimizers.make("adam", 1e-3, 1e-5), _steps(dataset, batch_size)
+  optimizer, steps = adam(1e-3, 1e-5, None), _steps(dataset, batch_size)
   params = jax.tree.map(lambda x: x.reshape(-1), variables["params"])
   state = optimizer.init(params)
 
@@ -134,7 +135,7 @@ def _adam(dataset, student, batch_size) -> Kernel:
     return (jax.tree.map(jnp.add, x[0], updates), state), None
 
   run = jax.jit(lambda *x: jax.lax.scan(step, x, None, length=steps)[0])
-  # Parameters and both moments are read and written, the parameters also being the gradient.
+  # Parameters and both moments are read and written. Here the parameters also serve as the gradient.
   return Kernel(lambda: run(params, state), 0, steps * 6 * _size(params), 3 * _size(params))
 
 
@@ -154,7 +155,7 @@ def _listed(dataset, student, seen) -> Kernel:
 
 def _soft_labels(dataset, teacher, seen) -> Kernel:
   return Kernel(lambda: rank.network_soft_labels(*teacher, seen, k=_K, exclude_seen=True),
-                *_all_scores(dataset, teacher[1], 2))  # once for the best, once for the share of the others
+                *_all_scores(dataset, teacher[1], 2))  # once for the top k, once for the probability of the rest
 
 
 def _scores(dataset, teacher) -> Kernel:
@@ -178,10 +179,12 @@ def _propagation(dataset) -> Kernel:
 
   @jax.jit
   def run(variables, cotangent):
-    tables = lambda params: module.apply(variables | {"params": params}, method="tables")
+    def tables(params):
+      return module.apply(variables | {"params": params}, method="tables")
+
     out, gradient = jax.vjp(tables, variables["params"])
     return out, gradient(cotangent)
 
   nodes = _size(variables["params"])
-  gathered = 2 * len(dataset.train.users) * _FLOAT * (_DIM + 2)  # rows of both directions, their places and weights
+  gathered = 2 * len(dataset.train.users) * _FLOAT * (_DIM + 2)  # rows in both directions, their indices and weights
   return Kernel(lambda: run(variables, cotangent), 0, 2 * _LAYERS * (gathered + nodes), 2 * nodes)

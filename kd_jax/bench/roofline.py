@@ -1,4 +1,4 @@
-"""The arithmetic that a function needs, counted, and how fast this machine does it and moves memory, measured."""
+"""Counts the operations that a function needs, and measures the arithmetic rate and bandwidth of this machine."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from kd_jax.base import Array
 
 
 def with_gradient(function: Callable, arguments: tuple) -> int:
-  """Floating-point operations of the matrix products in `function(*arguments)` and its gradient to all of them.
+  """Floating-point operations of the matrix products in `function(*arguments)` and its gradient to all arguments.
 
-  The gradient's are counted by forward differentiation: the transpose of a product costs what the product does.
-  Nothing is counted twice where the program computes a value again to save memory. 0, not known, if there are
-  products in a loop whose length is found only at run time.
+  Operations of the gradient are counted in forward mode, since a product and its transpose cost the same. Values that
+  the program recomputes to save memory are counted once. The result is 0, for unknown, if a loop whose length is only
+  known at run time contains products.
   """
   floats = [x for x in jax.tree.leaves(arguments) if jnp.issubdtype(x.dtype, jnp.floating)]
   structure, leaves = jax.tree.structure(arguments), jax.tree.leaves(arguments)
@@ -34,7 +34,7 @@ def with_gradient(function: Callable, arguments: tuple) -> int:
 
 
 class _UnknownLengthError(Exception):
-  """A loop with products does not say how many turns it takes."""
+  """The number of iterations of a loop with products is unknown."""
 
 
 def _count(jaxpr) -> int:
@@ -53,24 +53,24 @@ def _count(jaxpr) -> int:
 
 
 def _programs(equation):
-  """The jaxprs inside an equation: the body of a loop, the branches of a condition."""
+  """The jaxprs inside an equation, for example the body of a loop or the branches of a condition."""
   for value in equation.params.values():
     for part in value if isinstance(value, tuple | list) else (value,):
-      program = getattr(part, "jaxpr", part)  # of a closed jaxpr
+      program = getattr(part, "jaxpr", part)  # unwraps a closed jaxpr
       if hasattr(program, "eqns"):
         yield program
 
 
 def rate(size: int = 2048, repeats: int = 5) -> float:
-  """Operations per second of the best of `repeats` products of square float32 matrices."""
+  """Operations per second of the fastest of `repeats` products of square float32 matrices."""
   product = jax.jit(lambda x: x @ x)
   x: Array = jnp.ones((size, size))
   return 2 * size**3 / _best(lambda: product(x), repeats)
 
 
 def bandwidth(size: int, repeats: int = 7) -> float:
-  """Bytes per second, read and written, of the best of `repeats` sums of two arrays, `size` bytes with the result."""
-  times = max(8, 10**8 // size)  # so many that the start does not count
+  """Bytes per second, read and written, of the fastest of `repeats` array sums, with `size` bytes in three arrays."""
+  times = max(8, 10**8 // size)  # enough iterations to make the launch time negligible
   x: Array = jnp.ones(max(1, size // 12))
   sums = jax.jit(lambda x, y: jax.lax.fori_loop(0, times, lambda _, x: 0.5 * x + y, x))
   return times * 12 * x.size / _best(lambda: sums(x, x), repeats)

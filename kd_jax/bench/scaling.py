@@ -1,4 +1,4 @@
-"""What an interaction costs, however many there are: see scripts/scaling.py."""
+"""Time and memory per interaction as the number of interactions grows, for scripts/scaling.py."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import sys
 import time
 from typing import Any
 
-from kd_jax import data, registry
+from kd_jax import cli, data, registry
 from kd_jax.base import InputError
 from kd_jax.data import streams
 from kd_jax.storage import run_directory
 
-_SCRIPTS = pathlib.Path(__file__).parents[2] / "scripts"
-_EPOCHS = 3  # the first compiles, the last is timed
+_SCRIPTS = cli.folder("scripts")
+_EPOCHS = 3  # the first includes compilation, the last is timed
 
 
 def measure(values: Any, interactions: int) -> dict[str, float]:
-  """Prepares, trains and labels `interactions` generated ones; microseconds of each, and the peak memory in GB.
+  """Generates and prepares `interactions`, trains, and writes soft labels. Returns times in us and peak memory in GB.
 
-  Raises InputError if one of the scripts fails, with its line.
+  Raises InputError with the last line of stderr if one of the scripts fails.
   """
   call = registry.Call("synthetic", tuple(sorted({
       "users": values.users, "items": values.items, "interactions_per_user": interactions // values.users, "dim": 0,
@@ -46,15 +46,15 @@ def measure(values: Any, interactions: int) -> dict[str, float]:
 
 
 def formula(parameters: int, dataset: Any, memory: float) -> float:
-  """Memory of training, in GB, beyond that of a program that has compiled something (docs/scale.md)."""
-  tables = 24 * parameters  # values, two moments, gradient, the best so far, and a copy where one is made
+  """Memory of training in GB, without the base memory of a program that has compiled something (docs/scale.md)."""
+  tables = 24 * parameters  # values, two moments, gradient, best values, one copy
   if dataset.stream is None:
     return (tables + streams.BYTES * len(dataset.train.users)) / 1e9
   return (tables + 16 * dataset.num_users) / 1e9 + memory
 
 
 def _run(name, *arguments) -> tuple[float, float]:
-  """(seconds, peak memory in GB) of a script."""
+  """Runs a script. Returns (seconds, peak memory in GB)."""
   start = time.perf_counter()
   process = subprocess.Popen([sys.executable, str(_SCRIPTS / f"{name}.py"), *arguments], stdout=subprocess.DEVNULL,
                              stderr=subprocess.PIPE, text=True)

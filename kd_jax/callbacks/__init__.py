@@ -1,1 +1,5 @@
-"""What looks on while a run is trained."""
+"""Callbacks: functions that are called during training. A factory returns a new `base.Callback` for every run."""
+
+from kd_jax import registry
+
+registry.bind("callbacks", globals())

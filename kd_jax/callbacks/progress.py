@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 
 import tqdm
 
-_QUIET_SECONDS = 10  # between plain lines
+from kd_jax.base import Callback, Progress
 
 
-@contextlib.contextmanager
-def reporting(epochs: int, done: int):
-  """Yields report(line of metrics.jsonl, monitor, position)."""
-  terminal = sys.stderr.isatty()
-  bar = tqdm.tqdm(total=epochs, initial=done, unit="epoch", disable=not terminal)
-  printed = time.monotonic()
+def progress(seconds: float = 10.0) -> Callback:
+  """Shows losses, the monitored metric and the remaining time. Without a terminal, prints a line every `seconds`."""
+  bar, printed = None, time.monotonic()
 
-  def report(line, monitor, position):
+  def start(run: Progress):
+    nonlocal bar
+    if sys.stderr.isatty():
+      bar = tqdm.tqdm(total=run.epochs, initial=run.epoch, unit="epoch")
+
+  def epoch(run: Progress):
     nonlocal printed
-    losses = " ".join(f"{k.partition(':')[2] or k} {v:.4g}" for k, v in line["loss"].items())
-    text = f"loss {losses}"
-    if position.best is not None:
-      now = line.get("validation", {}).get(monitor)
-      text += f"  {monitor} {'' if now is None else f'{now:.4f} '}best {position.best_value:.4f} @{position.best_epoch}"
-    if terminal:
-      bar.set_postfix_str(text)
+    if bar is not None:
+      bar.set_postfix_str(_text(run))
       bar.update()
-    elif time.monotonic() - printed > _QUIET_SECONDS:
+    elif time.monotonic() - printed > seconds:
       printed = time.monotonic()
-      left = (epochs - position.epoch) * position.seconds / position.epoch
-      print(f"epoch {position.epoch}/{epochs}  {text}  {position.seconds / position.epoch:.2f} s/epoch, "
-            f"at most {left:.0f} s left", flush=True)
+      each = run.seconds / run.epoch
+      print(f"epoch {run.epoch}/{run.epochs}  {_text(run)}  {each:.2f} s/epoch, at most "
+            f"{(run.epochs - run.epoch) * each:.0f} s left", flush=True)
 
-  with bar:
-    yield report
+  def end(run: Progress):
+    if bar is not None:
+      bar.close()
+
+  return Callback(start, epoch, None, end)
+
+
+def _text(run: Progress) -> str:
+  losses = " ".join(f"{k.partition(':')[2] or k} {v:.4g}" for k, v in run.line["loss"].items())
+  if not run.best_epoch:
+    return f"loss {losses}"
+  now = run.line.get("validation", {}).get(run.monitor)
+  return (f"loss {losses}  {run.monitor} {'' if now is None else f'{now:.4f} '}best {run.best_value:.4f} "
+          f"@{run.best_epoch}")

@@ -1,4 +1,4 @@
-"""Data sets by name: found or downloaded, verified, cleaned, split, stored; later only read."""
+"""Loads data sets by name. The first use finds or downloads, verifies, cleans, splits and stores; later uses read."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def load(
     splits: tuple[str, ...] = ("train", "validation"),
     memory: float = 0.0,
 ) -> Dataset:
-  """The data set that the call `spec` names, prepared on first use.
+  """Returns the data set that the call `spec` names, and prepares it on first use.
 
-  Only the `splits` are read, verified against their stored sha256; `test` is None unless it is among
-  them, and its file is then not opened. `data_dir` holds local copies of source files (default:
-  $KD_JAX_DATA), `cache_dir` downloads and prepared data (default: $KD_JAX_CACHE or ~/.cache/kd_jax).
-  Training interactions that need more than `memory` GB (0: no limit) stay on disk, see streams.py.
+  Only the `splits` are read, and verified against their stored sha256. If "test" is not among them,
+  `test` is None and its file is not opened. `data_dir` holds local copies of source files (default:
+  $KD_JAX_DATA); `cache_dir` holds downloads and prepared data (default: $KD_JAX_CACHE or ~/.cache/kd_jax).
+  If training interactions need more than `memory` GB (0: no limit), they stay on disk, see streams.py.
 
   Raises InputError: an unknown name or argument, a source that cannot be found or is not the expected
   one, a malformed row, an empty or overlapping split, damaged prepared data.
   """
-  from kd_jax.data import store  # imports tensorflow_datasets only when there is something to do
+  from kd_jax.data import store  # here, so that `import kd_jax.data` does not import tensorflow_datasets
 
   call = registry.parse("data", spec, "data") if isinstance(spec, str) else spec
   return store.load(call, data_dir, cache_dir, splits, memory)

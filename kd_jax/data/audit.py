@@ -1,4 +1,4 @@
-"""What a split does to an evaluation: cold items, users without a part, orders that mean nothing."""
+"""How a split affects an evaluation: cold items, users missing from a split, rows that are not in time order."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
 
 def inspect_split(log: Log, parts: np.ndarray, rule: str) -> dict[str, Any]:
-  """Counts and shares, as JSON values. Raises AssertionError if a temporal split looks into the future."""
+  """Counts and shares, as JSON values. Raises AssertionError if a temporal split trains on rows later than test."""
   train, validation, test = (parts == value for value in (TRAIN, VALIDATION, TEST))
   cold = np.bincount(log.items[train], minlength=len(log.item_ids))[log.items] == 0
   users = len(log.user_ids)
@@ -38,7 +38,7 @@ def inspect_split(log: Log, parts: np.ndarray, rule: str) -> dict[str, Any]:
 
 
 def sorted_users(log: Log) -> float:
-  """The share of users with at least three rows whose rows ascend by the source's item id."""
+  """Of the users with at least three rows, the share whose rows are in ascending order of the source's item id."""
   if all(i.isascii() and i.isdecimal() and len(i) < 19 for i in log.item_ids):
     values = np.array([int(i) for i in log.item_ids], np.int64)
   else:
@@ -53,7 +53,7 @@ def sorted_users(log: Log) -> float:
 
 
 def describe(report: dict[str, Any]) -> str:
-  """The audit as lines for people."""
+  """The audit as text to print."""
   lines = [
       f"{report['users']:,} users, {report['items']:,} items, "
       f"{report['train']:,}/{report['validation']:,}/{report['test']:,} interactions, "
@@ -64,7 +64,7 @@ def describe(report: dict[str, Any]) -> str:
       f"{report['users_without_test']:,}, with an entirely cold test set "
       f"{report['users_with_cold_test_only']:,}",
   ]
-  if report["users_sorted_by_item_id"] is not None:  # in a given split the order of rows decides nothing
+  if report["users_sorted_by_item_id"] is not None:  # a given split does not depend on the order of rows
     lines.append(f"users whose rows ascend by item id in the source: {report['users_sorted_by_item_id']:.1%}")
   return "\n".join(lines + [f"WARNING: {warning}" for warning in report["warnings"]])
 

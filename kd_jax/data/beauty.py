@@ -18,17 +18,17 @@ _TERMS = ("Amazon review data is for research use and states no licence; cite J.
           "A. van den Hengel, Image-based Recommendations on Styles and Substitutes, SIGIR 2015.")
 
 
-def beauty(split="loo_last", ratios=(0.8, 0.1, 0.1), split_seed=0):
-  """Amazon Beauty: reviews of 22,363 users on 12,101 products, 198,502 in all, each user's in order of time.
+def beauty(split="loo_last", ratios=(0.8, 0.1, 0.1), split_seed=0) -> Recipe:
+  """Amazon Beauty: 198,502 reviews by 22,363 users of 12,101 products, in time order within each user.
 
   Origin: Beauty.txt of github RUCAIBox/CIKM2020-S3Rec (2a81540), data/, from a local copy (s3rec-beauty/) or
   by download. Licence: none stated; research use, cite McAuley et al., SIGIR 2015. sha256 226cce9c... Every
-  user and product has at least five reviews; no filter. Times are not known, only each user's order. Split:
-  loo_last, the default and S3-Rec's (Zhou et al., CIKM 2020), holds out each user's last review for test and
-  the one before for validation: 153,776/22,363/22,363; or random, position or loo.
+  user and product has at least five reviews; no filter is applied. The file has no times, only each user's order.
+  Split: loo_last (the default, and the split of S3-Rec, Zhou et al., CIKM 2020) holds out each user's last review
+  for test and the one before it for validation: 153,776/22,363/22,363. The others are random, position and loo.
   """
   if split not in ("loo_last", "random", "position", "loo"):
-    raise InputError(f"--data: beauty(split={split!r}): only each user's order is known; choose from loo_last, random, "
+    raise InputError(f"`data`: beauty(split={split!r}): only each user's order is known; choose from loo_last, random, "
                      "position, loo")
   source = Source("Beauty.txt", _SHA256, (("s3rec-beauty/Beauty.txt", _SHA256), ("Beauty.txt", _SHA256)),
                   (functools.partial(sources.get, _URL),), advice=f"It is at {_URL}.")

@@ -1,4 +1,4 @@
-"""The TFDS builder of every data set: columns stored as array_record blocks, read without TensorFlow."""
+"""The TFDS builder for every data set. Columns are stored as array_record blocks, and read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
-SPLITS = ("train", "validation", "test", "users", "items",  # the last two hold the ids of the source
-          "user_features", "item_features")  # only where there are some
+SPLITS = ("train", "validation", "test", "users", "items",  # "users" and "items" hold the ids of the source
+          "user_features", "item_features")  # only if the data set has features
 COLUMNS = {"users": np.int32, "items": np.int32, "ratings": np.float32, "timestamps": np.int64,
            "ids": np.str_, "contexts": np.int32}
-TABLES = {"categories": np.int32, "vectors": np.float32}  # columns of two axes
-BLOCK = 8192  # rows of one example: a row each would take 50 times longer to write and 1,000 to read
+TABLES = {"categories": np.int32, "vectors": np.float32}  # 2-D columns
+BLOCK = 8192  # rows per example; with one row per example, writing is 50 times slower and reading 1,000 times
 _NAME, _VERSION = "recommender_log", "1.0.0"
 
-Columns = dict[str, np.ndarray]  # a column of COLUMNS or TABLES that is absent is stored empty
+Columns = dict[str, np.ndarray]  # an absent column of COLUMNS or TABLES is stored empty
 
 
 class RecommenderLog(tfds.core.GeneratorBasedBuilder):
-  """Blocks of interactions, ids and features, in their order. `contents` is set before preparing."""
+  """Blocks of interactions, ids and features, in order. Set `contents` before preparing."""
 
   VERSION = tfds.core.Version(_VERSION)
   BUILDER_CONFIGS = []  # noqa: RUF012 - tfds reads it as a class attribute
@@ -35,11 +35,11 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
                 for name, dtype in TABLES.items()}
     features = tfds.features.FeaturesDict(columns)
     info = tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-    info.initialize_from_bucket = lambda: None  # it looks for a copy online and leaves an empty folder behind
+    info.initialize_from_bucket = lambda: None  # the original looks for a copy online and leaves an empty folder
     return info
 
   def _split_generators(self, dl_manager):
-    del dl_manager  # its archives need TensorFlow; sources.py finds the files
+    del dl_manager  # its archive readers need TensorFlow; sources.py finds the files instead
     return {split: self._generate_examples(columns) for split, columns in self.contents.items()}
 
   def _generate_examples(self, columns):
@@ -51,7 +51,7 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
 
 
 def write_splits(folder: pathlib.Path, name: str, contents: dict[str, Columns]) -> None:
-  """Prepares the data set below `folder`; `name` becomes the name of the TFDS configuration."""
+  """Prepares the data set in `folder`, as the TFDS configuration `name`."""
   with _quiet():
     config = tfds.core.BuilderConfig(name=name, version=_VERSION)
     builder = RecommenderLog(config=config, data_dir=folder)
@@ -60,9 +60,9 @@ def write_splits(folder: pathlib.Path, name: str, contents: dict[str, Columns]) 
 
 
 def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
-  """The columns of one split; opens no other split's file. Ids are str, absent columns empty.
+  """The columns of one split; files of other splits are not opened. Ids are str, absent columns are empty.
 
-  Folders that were prepared before a column was invented do not have it.
+  Folders that an earlier version prepared may lack newer columns.
   """
   blocks = list(read_blocks(folder, name, split))
   empty = {name: np.zeros(0, dtype) for name, dtype in COLUMNS.items()}
@@ -71,18 +71,18 @@ def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
 
 
 def read_blocks(folder: pathlib.Path, name: str, split: str) -> Iterator[Columns]:
-  """The same, at most BLOCK rows at a time."""
+  """Yields the columns of one split, at most BLOCK rows at a time."""
   yield from tfds.builder_from_directory(folder / _NAME / name / _VERSION).as_data_source(split=split)
 
 
 def split_of(path: str) -> str | None:
-  """The split that a file of the data set belongs to; None for its descriptions."""
+  """The split that a file of the data set belongs to; None for metadata files."""
   return next((split for split in SPLITS if f"/{_NAME}-{split}." in f"/{path}"), None)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Keeps progress bars and the notes of tfds off the terminal."""
+  """Hides the progress bars and log messages of tfds."""
   logger = logging.getLogger("absl")
   level = logger.level
   logger.setLevel(logging.ERROR)

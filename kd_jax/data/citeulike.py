@@ -18,7 +18,7 @@ FOLDER = f"{_RAW}/js05212/citeulike-t/4f103c6ea0fe407b23be230837b65517e613c34a"
 _URL = f"{FOLDER}/users.dat"
 _LOO = f"{_RAW}/SeongKu-Kang/DE-RRD_CIKM20/97b6bf6fa70caecb26f22b539763f476a1843949/Dataset/citeULike/LOO"
 _TD = f"{_RAW}/SeongKu-Kang/Topology_Distillation_KDD21/44a694a724d9a483249a77874980ea05450b35fa/dataset"
-# (text file, its sha256, pickle, its sha256, address of the pickle) of train, validation and test.
+# For train, validation and test: (text file, its sha256, pickle, its sha256, URL of the pickle).
 _PUBLISHED = {
     "derrd": (
         ("derrd_train.tsv", "454894c686237bc283b41c1a8e885d51633a5d7e8423733fd5ea94102eac0772",
@@ -42,27 +42,28 @@ TERMS = ("CiteULike data is for research use and states no licence; cite H. Wang
           "Collaborative Topic Regression with Social Regularization for Tag Recommendation, IJCAI 2013.")
 
 
-def citeulike(split="random", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), split_seed=0):
+def citeulike(split="random", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), split_seed=0) -> Recipe:
   """CiteULike-t: 5,219 researchers with at least five articles in their libraries, 25,181 articles.
 
   Origin: users.dat of github js05212/citeulike-t (4f103c6), from a local copy (citeulike-t/users.dat)
   or by download. Licence: none stated; research use, cite Wang, Chen and Li, IJCAI 2013. sha256
   02d5d429... Ids: users by line number from 0, items by article. No time stamps. Filter: users with at
   least `min_user` articles (and `min_item` users per article, applied together): 125,580 interactions.
-  Split: random or position (by ratios of each row, as RCE-KD does; rows are sorted by article id, so
-  position is no time order and 73.5 % of its test interactions are on items without training) give
-  98,405/12,451/14,724; loo holds out two random articles per user; cold_items holds out a tenth of the
-  articles whole for validation and another for test, beside articles of each user. derrd and topology are the
-  leave-one-out splits published with DE-RRD and Topology Distillation, 115,142/5,219/5,219, with the
-  ids of their files, from citeulike-derrd/ or its raw pickles or by download; no filter applies there.
+  Split: random and position split each row by ratios, as RCE-KD does, into 98,405/12,451/14,724. Rows are
+  sorted by article id, so position is not a time order, and 73.5 % of its test interactions are on items
+  without training interactions. loo holds out two random articles per user. cold_items holds out a tenth of
+  the articles entirely for validation and another tenth for test, and some articles of each user as well.
+  derrd and topology are the leave-one-out splits published with DE-RRD and Topology Distillation,
+  115,142/5,219/5,219, with the ids of their files, from citeulike-derrd/, its raw pickles, or by download;
+  they are not filtered.
   """
   if split in _PUBLISHED:
     if (min_user, min_item) != (5, 1):
-      raise InputError(f"--data: citeulike(split={split!r}) is published whole: no min_user, min_item")
+      raise InputError(f"`data`: citeulike(split={split!r}) is published whole: no min_user, min_item")
     return Recipe(_read_published, tuple(_published(*row) for row in _PUBLISHED[split]), split="given",
                   terms=TERMS)
   if split in ("temporal", "loo_last", "given"):
-    raise InputError(f"--data: citeulike(split={split!r}): there are no time stamps; choose from random, "
+    raise InputError(f"`data`: citeulike(split={split!r}): there are no time stamps; choose from random, "
                      "position, loo, cold_items, derrd, topology")
   places = (("citeulike-t/users.dat", _SHA256), ("users.dat", _SHA256))
   source = Source("users.dat", _SHA256, places, (functools.partial(sources.get, _URL),),
@@ -85,7 +86,7 @@ def _published(text, text_sha256, pickle, pickle_sha256, url) -> Source:
 
 
 def _read_published(paths: list[pathlib.Path]) -> Log:
-  """Pairs of train, validation and test, sorted by user and item, so that both formats give one log."""
+  """Pairs of train, validation and test, sorted by user and item, so that both file formats give the same log."""
   pairs = [_read_pairs(path) for path in paths]
   parts = np.repeat(np.array([TRAIN, VALIDATION, TEST], np.int8), [len(p) for p in pairs])
   users, user_ids = encode(np.concatenate(pairs)[:, 0].tolist())
@@ -94,7 +95,7 @@ def _read_published(paths: list[pathlib.Path]) -> Log:
 
 
 def _read_pairs(path) -> np.ndarray:
-  """Pairs [N, 2] int64 of a text file, or of a pickled {user: items} or {user: item}."""
+  """Pairs [N, 2] int64 from a text file, or from a pickled {user: items} or {user: item}."""
   if path.suffix == ".tsv":
     pairs = np.loadtxt(path, np.int64, delimiter="\t", ndmin=2)
   else:

@@ -19,19 +19,20 @@ _SHA256 = {
 }
 
 
-def citeulike_tags(min_uses=50, words=2000, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0, fold=0):
+def citeulike_tags(min_uses=50, words=2000, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0,
+                   folds=0, fold=0) -> Recipe:
   """LABELLED: CiteULike-t, articles as contexts, tags as labels.
 
   Origin: mult.dat, tag-item.dat and tags.dat of github js05212/citeulike-t (4f103c6), from a local copy
   (citeulike-t/) or by download. Licence: none stated; research use, cite Wang, Chen and Li, IJCAI 2013. Labels:
-  tags of at least `min_uses` articles (829 by default); contexts: articles with one of them (25,682). Vector
-  `text`: bag of words of the `words` words in most articles (of 20,000; 2,000 are 64 % of all occurrences), each
-  article's log(1 + count) scaled to length 1. No time stamps: split by context at random (with `folds`, k-fold:
-  fold `fold` is test, ratios[1] of the rest validation).
+  tags of at least `min_uses` articles (829 by default); contexts: articles with at least one of these tags
+  (25,682). Vector `text`: a bag of the `words` words that occur in most articles (of 20,000; the first 2,000 make
+  up 64 % of all occurrences); each article's log(1 + count) is scaled to length 1. No time stamps: contexts are
+  split at random (with `folds`, k-fold: fold `fold` is test, and a share ratios[1] of the rest is validation).
   """
   for name, value in (("min_uses", min_uses), ("words", words)):
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-      raise InputError(f"--data: {name}={value!r}: must be a positive integer")
+      raise InputError(f"`data`: {name}={value!r}: must be a positive integer")
   return Recipe(functools.partial(_read, min_uses, words), tuple(map(_source, _SHA256)), split=split, ratios=ratios,
                 split_seed=split_seed, terms=TERMS, folds=folds, fold=fold)
 
@@ -47,7 +48,7 @@ def _read(min_uses, words, paths: list[pathlib.Path]) -> Log:
   uses = [np.array(line.split()[1:], np.int64) for line in uses]
   kept = [tag for tag, articles in enumerate(uses) if len(articles) >= min_uses]
   if not kept:
-    raise InputError(f"--data: min_uses={min_uses}: no tag is used as often")
+    raise InputError(f"`data`: min_uses={min_uses}: no tag is used as often")
   articles, users = np.unique(np.concatenate([uses[tag] for tag in kept]), return_inverse=True)
   items = np.repeat(np.arange(len(kept)), [len(uses[tag]) for tag in kept])
   bags = [[pair.split(":") for pair in text[article].split()[1:]] for article in articles]

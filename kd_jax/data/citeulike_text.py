@@ -13,28 +13,28 @@ import scipy.sparse.linalg
 from kd_jax.base import Features, InputError
 from kd_jax.data import parsing, sources
 from kd_jax.data.citeulike import citeulike
-from kd_jax.data.recipe import Log, Source
+from kd_jax.data.recipe import Log, Recipe, Source
 
 _SHA256 = "5ed81e6fdbf8d475122d4a18d622202571ac80f27be017e194a1957da585283d"
 _URL = "https://raw.githubusercontent.com/js05212/citeulike-t/4f103c6ea0fe407b23be230837b65517e613c34a/mult.dat"
 
 
-def citeulike_text(dim=128, split="cold_items", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), split_seed=0):
-  """CiteULike-t with the text of its articles as vectors, made for items that no one has in training.
+def citeulike_text(dim=128, split="cold_items", min_user=5, min_item=1, ratios=(0.8, 0.1, 0.1), split_seed=0) -> Recipe:
+  """CiteULike-t with text vectors of its articles, for items without training interactions.
 
   Origin: as citeulike, and mult.dat (bags of 20,000 words of title and abstract) of the same repository,
   from a local copy (citeulike-t/) or by download. Licence: none stated; research use, cite Wang, Chen and
   Li, IJCAI 2013. sha256 of mult.dat 5ed81e6f... Vector `text` [dim] of items: latent semantic analysis
-  (Deerwester et al., 1990): log(1 + count) idf, length 1, then the `dim` largest singular values; computed
-  from all articles, since text is known before anyone reads it. 30 of 25,181 articles have no words.
-  Filter and split as citeulike; cold_items, the default, gives 77,997/22,315/25,268, of them 0/13,346/13,797
-  on articles without training.
+  (Deerwester et al., 1990): log(1 + count) idf, scaled to length 1, then the `dim` largest singular values. It
+  is computed from all articles, since the text of an article is known before its first interaction. 30 of
+  25,181 articles have no words. Filter and split as in citeulike; cold_items, the default, gives
+  77,997/22,315/25,268, of which 0/13,346/13,797 are on articles without training interactions.
   """
   if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= 1000:
-    raise InputError(f"--data: dim={dim!r}: must be an integer from 1 to 1000")
+    raise InputError(f"`data`: dim={dim!r}: must be an integer from 1 to 1000")
   recipe = citeulike(split, min_user, min_item, ratios, split_seed)
   if recipe.split == "given":
-    raise InputError(f"--data: citeulike_text(split={split!r}): these ids are not those of the texts; choose from "
+    raise InputError(f"`data`: citeulike_text(split={split!r}): these ids are not those of the texts; choose from "
                      "random, position, loo, cold_items")
   source = Source("citeulike-mult.dat", _SHA256, (("citeulike-t/mult.dat", _SHA256),),
                   (functools.partial(sources.get, _URL),), advice=f"It is at {_URL}.")
@@ -57,13 +57,13 @@ def bags_of_words(path: pathlib.Path) -> scipy.sparse.csr_array:
 
 
 def latent_semantics(counts: scipy.sparse.csr_array, dim: int) -> np.ndarray:
-  """Rows of log(1 + count) log(E / document frequency), at length 1, on the `dim` first singular vectors."""
+  """Projects rows of log(1 + count) log(E / document frequency), scaled to length 1, on `dim` singular vectors."""
   frequency = np.bincount(counts.indices, minlength=counts.shape[1])
   idf = np.log(counts.shape[0] / np.maximum(frequency, 1))
   weighted = scipy.sparse.csr_array((np.log1p(counts.data) * idf[counts.indices], counts.indices, counts.indptr),
                                     shape=counts.shape)
   lengths = scipy.sparse.linalg.norm(weighted, axis=1)
   rows = scipy.sparse.diags_array(1 / np.where(lengths > 0, lengths, 1)) @ weighted
-  start = np.ones(min(rows.shape))  # else it is random
+  start = np.ones(min(rows.shape))  # the default start is random
   left, values, _ = scipy.sparse.linalg.svds(rows, dim, v0=start, tol=1e-3)
   return (left * values)[:, ::-1].astype(np.float32)

@@ -1,4 +1,4 @@
-"""Rating threshold, duplicates and k-core; every step reports what it removed."""
+"""Cleaning of logs: rating threshold, duplicates, k-core. Every step reports what it removed."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 from kd_jax.base import Features, InputError
 from kd_jax.data.recipe import Log
 
-SHOWN = 20  # bad rows that the report lists; all of them are counted
+SHOWN = 20  # number of bad rows that the report lists; it counts all of them
 
 
 def clean(log: Log, min_rating: float | None, min_user: int, min_item: int) -> tuple[Log, dict[str, Any]]:
-  """The cleaned log, its ids recoded 0.. in order of first appearance, and the report.
+  """Returns the cleaned log, with ids recoded 0.. in order of first appearance, and the report.
 
-  Steps in order: ratings below `min_rating` go; of a repeated (user, item) the earliest stays, by time
-  stamp and then by row; users with fewer than `min_user` and items with fewer than `min_item`
-  interactions go, until none is left. In a given split a pair may repeat across parts: that is a leak,
-  which the check of the split refuses, so it is not hidden here.
+  Steps, in order: remove ratings below `min_rating`; of a repeated (user, item) keep the earliest, by time
+  stamp and then by row; remove users with fewer than `min_user` and items with fewer than `min_item`
+  interactions, repeatedly, until no such users and items remain. In a given split a pair may occur in two
+  parts. That is a leak: it is kept here, so that the check of the split can report it.
   """
   if min_rating is not None and log.ratings is None:
-    raise InputError(f"--data: min_rating={min_rating} needs a rating column")
+    raise InputError(f"`data`: min_rating={min_rating} needs a rating column")
   report: dict[str, Any] = {"rows": len(log.users) + len(log.bad_rows), "bad_rows": len(log.bad_rows),
                             "first_bad_rows": list(log.bad_rows[:SHOWN])}
   if min_rating is not None:
@@ -40,7 +40,7 @@ def clean(log: Log, min_rating: float | None, min_user: int, min_item: int) -> t
 
 
 def take(log: Log, rows: np.ndarray) -> Log:
-  """The rows of a boolean mask [N]; the ids stay."""
+  """The rows that a boolean mask [N] selects; the lists of ids do not change."""
   columns = {name: getattr(log, name) for name in ("users", "items", "ratings", "timestamps", "parts")}
   return log._replace(**{name: None if c is None else c[rows] for name, c in columns.items()})
 
@@ -49,7 +49,7 @@ def first_of_pairs(log: Log) -> np.ndarray:
   """Mask [N] that is True for the earliest row of each (user, item), or (user, item, part)."""
   parts = np.zeros_like(log.users) if log.parts is None else log.parts
   times = np.zeros_like(log.users) if log.timestamps is None else log.timestamps
-  order = np.lexsort((times, parts, log.items, log.users))  # stable: the row decides among equal times
+  order = np.lexsort((times, parts, log.items, log.users))  # stable: rows of equal times keep their order
   keys = np.stack([log.users, log.items, parts.astype(np.int64)])[:, order]
   mask = np.zeros(len(log.users), bool)
   mask[order] = np.concatenate([[True], (keys[:, 1:] != keys[:, :-1]).any(0)])[: len(order)]
@@ -57,7 +57,7 @@ def first_of_pairs(log: Log) -> np.ndarray:
 
 
 def core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
-  """Mask [N] of the largest part in which users have `min_user` and items `min_item` rows."""
+  """Mask [N] of the largest subset in which every user has `min_user` rows and every item `min_item`."""
   mask = np.ones(len(users), bool)
   while mask.any():
     of_user = np.bincount(users[mask], minlength=users.max() + 1)
@@ -70,7 +70,7 @@ def core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> 
 
 
 def recode(log: Log) -> Log:
-  """Codes 0.. in order of first appearance; ids without a row go, with their features."""
+  """Codes 0.. in order of first appearance; ids without rows are removed, with their features."""
   users, user_codes = _first_appearance(log.users)
   items, item_codes = _first_appearance(log.items)
   return log._replace(users=users, items=items, user_ids=[log.user_ids[c] for c in user_codes],
@@ -80,7 +80,7 @@ def recode(log: Log) -> Log:
 
 
 def take_features(features: Features | None, rows: np.ndarray) -> Features | None:
-  """The features of some rows."""
+  """The features of the entities `rows`."""
   if features is None:
     return None
   categories = None if features.categories is None else features.categories[rows]

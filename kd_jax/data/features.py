@@ -1,4 +1,4 @@
-"""Features of users and items as they are stored: two tables, and JSON that says what their columns are."""
+"""Storage format of the features of users and items: two tables, and JSON that describes their columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def categorical(columns: dict[str, np.ndarray]) -> Features:
 
 
 def to_columns(features: Features) -> dict[str, np.ndarray]:
-  """{"categories": [E, F] int32, "vectors": [E, all widths] float32}, what there is. Raises ValueError."""
+  """{"categories": [E, F] int32, "vectors": [E, sum of widths] float32}; absent ones left out. Raises ValueError."""
   columns = {}
   if features.fields:
     categories = features.categories
@@ -32,13 +32,13 @@ def to_columns(features: Features) -> dict[str, np.ndarray]:
 
 
 def describe(features: Features) -> dict[str, Any]:
-  """What `from_columns` needs beside the tables, as JSON values."""
+  """The description that `from_columns` needs in addition to the tables, as JSON values."""
   return {"fields": list(features.fields), "sizes": [int(n) for n in features.sizes],
           "vectors": {name: vectors.shape[1] for name, vectors in features.vectors.items()}}
 
 
 def from_columns(columns: dict[str, np.ndarray], about: dict[str, Any]) -> Features:
-  """The features that `to_columns` and `describe` were made from."""
+  """The inverse of `to_columns` and `describe`."""
   widths = about["vectors"]
   cuts = np.cumsum(list(widths.values()))[:-1]
   vectors = np.split(columns["vectors"], cuts, axis=1) if widths else []

@@ -1,4 +1,4 @@
-"""Ratings of films as labelled data: every rating is a context with features of its user, its film and its time."""
+"""Film ratings as labelled data. Every rating is a context, with features of its user, film and time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _AGES = (18, 25, 35, 45, 50, 56)  # the age groups of MovieLens 1M
 
 
 class Film(NamedTuple):
-  """What is known of a film."""
+  """Metadata of a film."""
 
   title: str
   year: str
@@ -27,7 +27,7 @@ class Film(NamedTuple):
 
 
 def read_movielens(paths: list[pathlib.Path]) -> tuple[Log, dict[str, Film], dict[str, tuple[str, ...]]]:
-  """Of u.data, u.item and u.user: the ratings, {film: Film}, {user: (age group, gender, occupation, region)}."""
+  """Reads u.data, u.item, u.user: ratings, {film: Film}, {user: (age group, gender, occupation, region)}."""
   ratings = parsing.read_columns(paths[0], "\t", ("users", "items", "ratings", "timestamps"))
   films, users = {}, {}
   for row in _rows(paths[1], 24):
@@ -44,28 +44,28 @@ MOVIELENS_GENRES = ("unknown", "Action", "Adventure", "Animation", "Children's",
 
 
 def read_movietweetings(paths: list[pathlib.Path]) -> tuple[Log, dict[str, Film]]:
-  """Of ratings.dat and movies.dat: the ratings and {film: Film}."""
+  """Reads ratings.dat and movies.dat: the ratings and {film: Film}."""
   ratings = parsing.read_columns(paths[0], "::", ("users", "items", "ratings", "timestamps"))
   films = {}
   for number, line in parsing.lines(paths[1]):
     row, reason = parsing.fields(line.replace(b'"', b""), "::", 3)
     if row is None:
-      raise InputError(f"--data: {paths[1]}:{number}: {reason}")
+      raise InputError(f"`data`: {paths[1]}:{number}: {reason}")
     films[row[0]] = Film(*_title_and_year(row[1]), tuple(g for g in row[2].split("|") if g))
   return ratings, films
 
 
 def _rows(path, count):
-  """Rows of a file of MovieLens, which is Latin-1."""
+  """Rows of a MovieLens file, in Latin-1 encoding."""
   for number, line in parsing.lines(path):
     row = line.decode("latin-1").split("|")
     if len(row) != count:
-      raise InputError(f"--data: {path}:{number}: {len(row)} columns, expected {count}")
+      raise InputError(f"`data`: {path}:{number}: {len(row)} columns, expected {count}")
     yield row
 
 
 def _title_and_year(text):
-  """("Toy Story", "1995") of "Toy Story (1995)"."""
+  """("Toy Story", "1995") from "Toy Story (1995)"."""
   found = re.match(r"(.*?)\s*\((\d{4})\)", text)
   return found.groups() if found else (text, "")
 
@@ -77,7 +77,7 @@ def columns(log: Log, films: dict[str, Film]) -> dict[str, np.ndarray]:
 
 
 def title_words(log: Log, films: dict[str, Film], count: int) -> np.ndarray:
-  """[N, count] float32: which of the most frequent words of titles each rating's film has in its own."""
+  """[N, count] float32: 1 if the title of the rating's film contains the word, for the most frequent title words."""
   words = [set(re.findall(r"\w+", films[i].title.lower())) for i in log.item_ids]
   frequent = collections.Counter(word for one in words for word in sorted(one)).most_common(count)
   table = np.array([[word in one for word, _ in frequent] for one in words], np.float32)
@@ -85,7 +85,7 @@ def title_words(log: Log, films: dict[str, Film], count: int) -> np.ndarray:
 
 
 def genre_log(log: Log, films: dict[str, Film], features: Features, tags: int) -> Log:
-  """Labelled data: ratings, and as labels those of the `tags` most frequent genres (by ratings) that the film has."""
+  """Labelled data: contexts are ratings, labels the `tags` genres with most ratings, positive if the film has them."""
   genres = [films[i].genres for i in log.item_ids]
   counted = collections.Counter()
   for own, count in zip(genres, np.bincount(log.items, minlength=len(genres)).tolist(), strict=True):
@@ -97,7 +97,7 @@ def genre_log(log: Log, films: dict[str, Film], features: Features, tags: int) -
 
 
 def rating_log(log: Log, features: Features, threshold: float) -> Log:
-  """Labelled data of one label: was the rating at least `threshold`?"""
+  """Labelled data with one label, positive for ratings of at least `threshold`."""
   rows = np.flatnonzero(log.ratings >= threshold)
   return _labelled(log, rows, np.zeros_like(rows), ["liked"], features)
 
@@ -108,7 +108,7 @@ def _labelled(log, rows, labels, names, features) -> Log:
 
 
 def user_columns(log: Log, users: dict[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
-  """Fields of every rating's user, [N] each."""
+  """User fields of every rating, [N] each."""
   table = list(zip(*(users[name] for name in log.user_ids), strict=True))
   return {name: np.array(column)[log.users] for name, column in zip(
       ("age", "gender", "occupation", "region"), table, strict=True)}
@@ -116,13 +116,16 @@ def user_columns(log: Log, users: dict[str, tuple[str, ...]]) -> dict[str, np.nd
 
 def features_of(log: Log, films: dict[str, Film], more: dict[str, np.ndarray],
                 vectors: dict[str, np.ndarray]) -> Features:
-  """Fields of the ratings, `more` fields [N], and `vectors` [N, D]."""
+  """Features of the ratings: the fields of `columns`, `more` fields [N], and `vectors` [N, D]."""
   return categorical(columns(log, films) | more)._replace(vectors=vectors)
 
 
 def without(features: Features, field: str) -> Features:
-  """The features but for one field, such as what the label was made from."""
+  """Removes one field, for example the one that the label was made from."""
   kept = [n for n, name in enumerate(features.fields) if name != field]
-  take = lambda values: tuple(values[n] for n in kept)
+
+  def take(values):
+    return tuple(values[n] for n in kept)
+
   return features._replace(fields=take(features.fields), sizes=take(features.sizes),
                            categories=features.categories[:, kept])

@@ -1,4 +1,4 @@
-"""Frappe: which app is used in which situation."""
+"""Frappe: use of mobile apps by context."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ _TERMS = (
 _FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 
 
-def frappe(negatives=2, negatives_seed=0, split="random", ratios=(0.7, 0.2, 0.1), split_seed=0, folds=0, fold=0):
-  """LABELLED: Frappe, 96,203 uses of 4,082 apps by 957 users in their situations, one label: used or not.
+def frappe(negatives=2, negatives_seed=0, split="random", ratios=(0.7, 0.2, 0.1), split_seed=0,
+           folds=0, fold=0) -> Recipe:
+  """LABELLED: Frappe, 96,203 uses of 4,082 apps by 957 users, with context; one label: used or not.
 
   Origin: frappe.csv of Mobile_Frappe.zip (github irecsys/CARSKit, 0a1789f), from a local copy (frappe/). Licence:
   research use, no redistribution, no commercial use, cite Baltrunas et al. 2015. Fields: user,
   item, daytime, weekday, isweekend, homework, cost, weather, country, city; 5,382 values. As in the literature on
-  factorisation machines (He and Chua, SIGIR 2017), every use is paired with `negatives` apps, uniform among those
-  the user never used, in the same situation (288,609 contexts), and contexts are split 7:2:1 at random. There they
-  are drawn once by the authors; here by `negatives_seed`, so numbers are close and not the same. Used apps
-  include those of other splits, as there. With `folds`, k-fold: fold `fold` is test.
+  factorisation machines (He and Chua, SIGIR 2017), every use is paired with `negatives` apps in the same context,
+  drawn uniformly from the apps that the user never used in any split (288,609 contexts in all), and contexts are
+  split 7:2:1 at random. The authors drew their negatives once; here `negatives_seed` draws them, so numbers are
+  close to theirs but not equal. With `folds`, k-fold: fold `fold` is test.
   """
   if not isinstance(negatives, int) or isinstance(negatives, bool) or negatives < 1:
-    raise InputError(f"--data: negatives={negatives!r}: must be a positive integer")
+    raise InputError(f"`data`: negatives={negatives!r}: must be a positive integer")
   source = Source("frappe.csv", _SHA256, (("frappe/frappe.csv", _SHA256),), advice=_ADVICE)
   return Recipe(functools.partial(_read, negatives, negatives_seed), (source,), split=split, ratios=ratios,
                 split_seed=split_seed, terms=_TERMS, folds=folds, fold=fold)
@@ -59,12 +60,12 @@ def _rows(path):
   for number, line in parsing.lines(path):
     row, reason = parsing.fields(line, "\t", 1 + len(_FIELDS))
     if row is None:
-      raise InputError(f"--data: {path}:{number}: {reason}")
+      raise InputError(f"`data`: {path}:{number}: {reason}")
     yield number, row
 
 
 def _absent(rng, known, users):
-  """An item [N] for each of `users` [N], uniform among those that `known` [U, I] has not."""
+  """Items [N], one for each of `users` [N], drawn uniformly from those with `known` [U, I] False."""
   items = rng.integers(known.shape[1], size=len(users))
   while (wrong := np.flatnonzero(known[users, items])).size:
     items[wrong] = rng.integers(known.shape[1], size=len(wrong))

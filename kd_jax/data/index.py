@@ -1,4 +1,4 @@
-"""Which items each user has seen, indexed: to leave them out of rankings, and to draw from the others."""
+"""An index of the items that each user has seen, to exclude them from rankings and to draw unseen items."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ import numpy as np
 
 from kd_jax.base import Array, Dataset, Interactions
 
-BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit in a shared cache
+BLOCK = 64  # users scored at a time: 64 rows of 25,000 scores fit into a shared cache
 
 
 class Blocks(NamedTuple):
-  """Users in blocks of b, each block with the items of its users that are not to be ranked."""
+  """Users in blocks of b, with the items that are excluded from the rankings of each block."""
 
   users: Array  # [blocks, b] int32
   rows: Array  # [blocks, P] int32: user within the block
-  items: Array  # [blocks, P] int32, padded with I, which a scatter drops
+  items: Array  # [blocks, P] int32, padded with I, which a scatter ignores
 
 
 class Seen(NamedTuple):
-  """Each user's items, as sorted rows one after the other, and again in blocks of users."""
+  """Each user's items in compressed sparse rows (CSR), sorted, and again in blocks of users."""
 
-  starts: Array  # [U + 1] int32: items[starts[u]:starts[u + 1]] are those of user u
+  starts: Array  # [U + 1] int32: user u has items[starts[u]:starts[u + 1]]
   items: Array  # [N] int32, ascending within a user
   blocks: Blocks  # users in order, BLOCK at a time
 
 
 def seen_in(dataset: Dataset) -> Interactions:
-  """The training interactions, which are not to be ranked again; none of labelled data, where labels are no history."""
+  """The training interactions, which rankings exclude; empty for labelled data, where labels are not a history."""
   return dataset.train if dataset.contexts is None else Interactions(dataset.train.users[:0], dataset.train.items[:0])
 
 
 def seen_of(users: np.ndarray, items: np.ndarray, num_users: int, num_items: int) -> Seen:
-  """Indexes interactions [N] (repetitions count once). On the host."""
+  """Indexes interactions [N]; repeated ones count once. Runs on the host."""
   keys = np.sort(users.astype(np.int64) * num_items + items)  # np.unique would take 30 times as long
   keys = keys[np.diff(keys, prepend=-1) > 0]
   users, items = (keys // num_items).astype(np.int32), (keys % num_items).astype(np.int32)
   starts = np.searchsorted(users, np.arange(num_users + 1)).astype(np.int32)
   blocks = blocks_of(users, items, np.arange(num_users), num_items, BLOCK)
-  return Seen(starts, items if len(items) else np.zeros(1, np.int32), blocks)  # nothing can be gathered of nothing
+  return Seen(starts, items if len(items) else np.zeros(1, np.int32), blocks)  # JAX cannot gather from an empty array
 
 
 def seen_by_users(dataset: Dataset) -> Seen:
-  """What every user has seen in training, indexed. On the host."""
+  """The index of the training interactions. Runs on the host."""
   history = seen_in(dataset)
   return seen_of(history.users, history.items, dataset.num_users, dataset.num_items)
 
 
 def blocks_of(users, items, order, num_items, size) -> Blocks:
-  """The users of `order`, and of the interactions [N] those that are theirs, in blocks of `size` users."""
+  """Blocks of `size` users, in `order`, with their interactions out of the N given ones."""
   place = np.full(max(int(order.max(initial=0)), int(users.max(initial=0))) + 1, -1, np.int32)
   place[order] = np.arange(len(order))
   places = place[users]
@@ -68,10 +68,10 @@ def blocks_of(users, items, order, num_items, size) -> Blocks:
 
 
 def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
-  """The n-th (from 0) item that is absent from the user's row: uniform n gives uniform unseen items.
+  """The n-th (from 0) item that is absent from the user's row. A uniform n gives a uniform unseen item.
 
-  Exact, without rejection: in an ascending row e, e_j - j absent items precede e_j, so the answer is
-  n + #{j: e_j - j <= n}, found by bisection. `users` and `n` are of one shape.
+  Exact, without rejection. In an ascending row e, e_j - j absent items precede e_j, so the answer is
+  n + #{j: e_j - j <= n}, found by bisection. `users` and `n` have the same shape.
   """
   low, high = seen.starts[users], seen.starts[users + 1]
   first = low
@@ -82,20 +82,20 @@ def nth_absent(seen: Seen, users: Array, n: Array) -> Array:
     precedes = (low < high) & (seen.items[middle] - (middle - first) <= n)
     return jnp.where(precedes, middle + 1, low), jnp.where(precedes, high, jnp.maximum(low, middle))
 
-  longest = seen.blocks.rows.shape[1]  # a row is no longer than its block
+  longest = seen.blocks.rows.shape[1]  # an upper bound for the length of a row
   low, _ = jax.lax.fori_loop(0, longest.bit_length(), halve, (low, high))
   return (n + low - first).astype(jnp.int32)
 
 
 def num_absent(seen: Seen, users: Array, num_items: int) -> Array:
-  """How many items are absent from the rows of `users`."""
+  """The number of items that are absent from the row of each of `users`."""
   return num_items - (seen.starts[users + 1] - seen.starts[users])
 
 
 def draw_unseen(rng: Array, excluded: Seen, users: Array, n: int, num_items: int) -> Array:
   """`n` distinct items per user [b, n], each absent item with the same probability.
 
-  A systematic sample: every (absent / n)-th of the absent items from a random start.
+  A systematic sample: it takes every (absent / n)-th absent item, from a random start.
   """
   absent = num_absent(excluded, users, num_items)[:, None]
   stretch = jnp.arange(n) + jax.random.uniform(rng, (users.shape[0], 1))
@@ -104,7 +104,7 @@ def draw_unseen(rng: Array, excluded: Seen, users: Array, n: int, num_items: int
 
 
 def draw_seen(rng: Array, seen: Seen, users: Array, n: int) -> Array:
-  """`n` distinct training items per user [b, n], each with the same probability; all, then -1, if there are fewer."""
+  """`n` distinct training items per user [b, n], each with the same probability; with fewer items: all, then -1."""
   start = seen.starts[users][:, None]
   present = seen.starts[users + 1][:, None] - start
   drawn = jnp.minimum(present, n)

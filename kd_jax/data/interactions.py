@@ -1,4 +1,4 @@
-"""The user's own interaction log."""
+"""Reads your own interaction log."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from kd_jax.data.recipe import Log, Recipe, Source
 
 def interactions(path, user="user", item="item", rating=None, timestamp=None, min_rating=None, min_user=1,
                  min_item=1, split="random", split_column=None, ratios=(0.8, 0.1, 0.1), split_seed=0,
-                 delimiter=None, max_bad_rows=0):
+                 delimiter=None, max_bad_rows=0) -> Recipe:
   """Your own log: a CSV, TSV or text file with a header line, gzipped or not, or a Parquet file.
 
-  Origin: `path`, in the working directory or the data folder; licence and counts are yours; its sha256
-  is part of the prepared data set's name, so a changed file is prepared anew. `user`, `item`, `rating`,
-  `timestamp` (seconds) and `split_column` name columns. Ids stay strings: 001 is not 1. Text is UTF-8, a
-  quoted field ends on its line, `delimiter` defaults to a comma for .csv and a tab for .tsv and .txt. A
-  row with another number of columns, an empty id, a rating or time stamp that is no finite number, NUL or
-  broken bytes is bad; more than `max_bad_rows` of them stop with file, line and reason. Filter: ratings of
-  at least `min_rating`, duplicates, k-core `min_user`, `min_item`. Split: any rule of splits.py;
-  split='given' reads train, validation or test from `split_column`.
+  Origin: `path`, in the working directory or the data folder; licence and counts depend on the file. Its
+  sha256 is part of the prepared data set's name, so a changed file is prepared again. `user`, `item`,
+  `rating`, `timestamp` (seconds) and `split_column` name columns. Ids stay strings: 001 is not 1. Text is
+  UTF-8, and a quoted field must end on its line. `delimiter` defaults to a comma for .csv and a tab for .tsv
+  and .txt. A row is bad if it has another number of columns, an empty id, a rating or time stamp that is not
+  a finite number, a NUL or invalid UTF-8. More than `max_bad_rows` bad rows are an error, which names file,
+  line and reason. Filter: ratings of at least `min_rating`, duplicates, k-core `min_user`, `min_item`. Split:
+  any rule of splits.py; split='given' reads train, validation or test from `split_column`.
   """
   if (split == "given") != (split_column is not None):
-    raise InputError("--data: split='given' and split_column='...' go together")
+    raise InputError("`data`: split='given' and split_column='...' go together")
   names = {"users": user, "items": item, "ratings": rating, "timestamps": timestamp, "parts": split_column}
   names = {kind: name for kind, name in names.items() if name is not None}
   wrong = [v for v in (path, *names.values()) if not isinstance(v, str) or not v]
   if wrong or len(set(names.values())) < len(names):
     given = wrong or list(names.values())
-    raise InputError(f"--data: interactions needs distinct, non-empty names, not {given}")
+    raise InputError(f"`data`: interactions needs distinct, non-empty names, not {given}")
   if delimiter is not None and (not isinstance(delimiter, str) or not delimiter or delimiter in '"\n\r'):
-    raise InputError(f"--data: delimiter={delimiter!r}: must be a text such as ','")
+    raise InputError(f"`data`: delimiter={delimiter!r}: must be a text such as ','")
   if isinstance(max_bad_rows, bool) or not isinstance(max_bad_rows, int) or max_bad_rows < 0:
-    raise InputError(f"--data: max_bad_rows={max_bad_rows!r}: must be an integer of at least 0")
+    raise InputError(f"`data`: max_bad_rows={max_bad_rows!r}: must be an integer of at least 0")
   read = functools.partial(_read, names, delimiter, max_bad_rows)
   return Recipe(lambda paths: read(paths[0]), (Source(pathlib.Path(path).name, None, ((path, None),)),),
                 min_rating, min_user, min_item, split, ratios, split_seed)
@@ -47,22 +47,22 @@ def _read(names, delimiter, max_bad_rows, path: pathlib.Path) -> Log:
 
 
 def rows(path: pathlib.Path, names: dict, delimiter: str | None = None) -> Iterator[tuple[int, list | None, str]]:
-  """(line or row number, the columns {kind: name} of `names` as text, or None, reason if None) of a table's rows.
+  """Yields (line or row number, values of the columns `names` {kind: name} as text, "") for every row of a table.
 
-  CSV, TSV, or text with a header line, gzipped or not, or Parquet. Raises InputError: the file cannot be read, or a
-  column is missing.
+  For a bad row it yields (number, None, reason). Formats: CSV, TSV, or text with a header line, gzipped or not, or
+  Parquet. Raises InputError: the file cannot be read, or a column is missing.
   """
   if path.suffix == parsing.PARQUET:
     yield from _parquet_rows(path, names)
     return
   delimiter = delimiter or parsing.DELIMITERS.get(parsing.kind(path))
   if delimiter is None:
-    raise InputError(f"--data: {path}: give delimiter='...'; it is only known for {', '.join(parsing.DELIMITERS)}")
+    raise InputError(f"`data`: {path}: give delimiter='...'; it is only known for {', '.join(parsing.DELIMITERS)}")
   lines = parsing.lines(path)
   number, line = next(lines, (1, b""))
   header, reason = parsing.fields(line, delimiter, None)
   if header is None:
-    raise InputError(f"--data: {path}:{number}: the header line: {reason}")
+    raise InputError(f"`data`: {path}:{number}: the header line: {reason}")
   places = _places(path, names, header)
   for number, line in lines:
     row, reason = parsing.fields(line, delimiter, len(header))
@@ -70,18 +70,18 @@ def rows(path: pathlib.Path, names: dict, delimiter: str | None = None) -> Itera
 
 
 def _places(path, names, header) -> list[int]:
-  """The places of the named columns."""
+  """The indices of the named columns in the header."""
   for name in names.values():
     if header.count(name) != 1:
       found = "no column" if name not in header else f"{header.count(name)} columns"
       has = ", ".join(repr(column[:40]) for column in header[:50])
-      raise InputError(f"--data: {path}: {found} {name!r}; it has {has}")
+      raise InputError(f"`data`: {path}: {found} {name!r}; it has {has}")
   return [header.index(name) for name in names.values()]
 
 
 def _parquet_rows(path, names):
   number = 0
-  with parsing.parquet(path, f"--data: {path}") as file:
+  with parsing.parquet(path, f"`data`: {path}") as file:
     _places(path, names, file.schema_arrow.names)
     for batch in file.iter_batches(columns=list(names.values())):
       columns = [_parquet_column(path, kind, name, batch.column(name)) for kind, name in names.items()]
@@ -98,7 +98,7 @@ def _parquet_column(path, kind, name, column) -> list:
   whole = pyarrow.types.is_integer(column.type)
   text = pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type)
   if kind in ("users", "items", "parts") and not (whole or text):  # a float cannot hold every id
-    raise InputError(f"--data: {path}: column {name!r} is {column.type}, ids are strings or integers")
+    raise InputError(f"`data`: {path}: column {name!r} is {column.type}, ids are strings or integers")
   if pyarrow.types.is_timestamp(column.type):
     column = column.cast(pyarrow.timestamp("s", column.type.tz), safe=False).cast(pyarrow.int64())
   return [None if value is None else str(value) for value in column.to_pylist()]

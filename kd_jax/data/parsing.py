@@ -1,4 +1,4 @@
-"""Strict reading of interaction files: ids stay strings, every malformed row is named with its reason."""
+"""Strict parsing of interaction files. Ids stay strings; every malformed row is reported with a reason."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import numpy as np
 from kd_jax.base import InputError
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # by `kind`
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # keys are results of `kind`
 PARQUET = ".parquet"
-ID_LENGTH = 200  # characters; ids are stored at the width of the longest
+ID_LENGTH = 200  # characters; all ids are stored with the width of the longest
 LINE_LENGTH = 1 << 20  # bytes
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 _TIMES = np.iinfo(np.int64)
@@ -27,9 +27,9 @@ _TIMES = np.iinfo(np.int64)
 
 def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, ...], header: bool = False,
                  max_bad_rows: int = 0) -> Log:
-  """A delimited text file, gzipped if it ends in .gz, UTF-8. `columns` says what each field of a row is.
+  """Reads a delimited UTF-8 text file, gzipped if its name ends in .gz. `columns` is the kind of each field.
 
-  A column is one of "users", "items", "ratings", "timestamps", "parts", or None if it is not read.
+  A kind is "users", "items", "ratings", "timestamps", "parts", or None for a field that is not read.
   Raises InputError, naming file, line and reason, if more than `max_bad_rows` rows are bad.
   """
   numbered = lines(path)
@@ -41,7 +41,7 @@ def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, 
 
 def collect(path: pathlib.Path, rows: Iterable[tuple[int, Sequence | None, str]],
             columns: tuple[str | None, ...], max_bad_rows: int = 0) -> Log:
-  """A log of rows (number, fields or None, reason if None); checks every field of every row."""
+  """Makes a log of rows (number, fields, or None for a bad row, reason if None). Checks every field of every row."""
   readers = [(place, name, READERS[name]) for place, name in enumerate(columns) if name]
   store = {name: array.array("d" if name == "ratings" else "q") for _, name, _ in readers}
   index: dict[str, dict[str, int]] = {"users": {}, "items": {}}
@@ -54,41 +54,41 @@ def collect(path: pathlib.Path, rows: Iterable[tuple[int, Sequence | None, str]]
     except ValueError as error:
       bad.append(f"{path}:{number}: {error}")
       if len(bad) > max_bad_rows:
-        raise InputError(f"--data: {bad[0]} ({len(bad)} bad, max_bad_rows={max_bad_rows})") from None
+        raise InputError(f"`data`: {bad[0]} ({len(bad)} bad, max_bad_rows={max_bad_rows})") from None
       continue
     for name, value in values:
       store[name].append(index[name].setdefault(value, len(index[name])) if name in index else value)
   if not index["users"]:
-    raise InputError(f"--data: {path}: holds no interactions" + (f"; {bad[0]}" if bad else ""))
+    raise InputError(f"`data`: {path}: holds no interactions" + (f"; {bad[0]}" if bad else ""))
   types = {"ratings": np.float32, "timestamps": np.int64, "parts": np.int8}
   rest = {name: np.array(store[name], dtype) for name, dtype in types.items() if name in store}
   return Log(np.array(store["users"]), np.array(store["items"]), list(index["users"]), list(index["items"]),
              bad_rows=tuple(bad), **rest)
 
 
-def lines(path: pathlib.Path, flag: str = "data") -> Iterator[tuple[int, bytes]]:
-  """(line number from 1, line without its end). Raises InputError, naming `flag`, for what cannot be read."""
+def lines(path: pathlib.Path, argument: str = "data") -> Iterator[tuple[int, bytes]]:
+  """(line number from 1, line without line end). Raises InputError, naming `argument`, if the file cannot be read."""
   opened = gzip.open if path.suffix == ".gz" else open
   try:
     with opened(path, "rb") as file:
       for number, line in enumerate(iter(lambda: file.readline(LINE_LENGTH), b""), 1):
         if len(line) == LINE_LENGTH:
-          raise InputError(f"--{flag}: {path}:{number}: the line is longer than {LINE_LENGTH:,} bytes")
+          raise InputError(f"`{argument}`: {path}:{number}: the line is longer than {LINE_LENGTH:,} bytes")
         if number == 1:
           line = line.removeprefix(b"\xef\xbb\xbf")
         yield number, line.rstrip(b"\n").removesuffix(b"\r")
   except (OSError, EOFError, zlib.error) as error:
-    raise InputError(f"--{flag}: {path}: cannot be read: {error}") from None
+    raise InputError(f"`{argument}`: {path}: cannot be read: {error}") from None
 
 
 def kind(path: pathlib.Path) -> str:
-  """The ending that says how a file is read, without .gz."""
+  """The file name's suffix, ignoring .gz: it determines the format."""
   return pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
 @contextlib.contextmanager
 def parquet(path: pathlib.Path, where: str) -> Iterator[Any]:
-  """The open pyarrow.parquet.ParquetFile. Raises InputError, which begins with `where`, for what cannot be read."""
+  """The open pyarrow.parquet.ParquetFile. Raises InputError, which begins with `where`, if it cannot be read."""
   try:
     import pyarrow
     import pyarrow.parquet
@@ -102,7 +102,7 @@ def parquet(path: pathlib.Path, where: str) -> Iterator[Any]:
 
 
 def fields(line: bytes, delimiter: str, count: int | None) -> tuple[list[str] | None, str]:
-  """(fields, "") of a line, or (None, reason). `count` None takes any number of fields."""
+  """(fields, "") of a line, or (None, reason) if it is bad. With `count` None, any number of fields is valid."""
   if b"\0" in line:
     return None, "a NUL byte"
   try:
@@ -141,7 +141,7 @@ def _timestamp(text):
   text = str(text)
   digits = text.removeprefix("-")
   if digits.isascii() and digits.isdecimal():
-    value = int(text[:40])  # exact beyond 2**53, where a float is not
+    value = int(text[:40])  # exact above 2**53, unlike a float
   else:
     seconds = _number(text, "timestamp")
     value = math.floor(seconds) if math.isfinite(seconds) else _TIMES.max + 1
@@ -153,7 +153,7 @@ def _timestamp(text):
 def _number(text, what) -> float:
   text = str(text)
   try:
-    if "_" in text or not text.isascii():  # Python takes 1_000 and digits of all scripts
+    if "_" in text or not text.isascii():  # float() also accepts 1_000 and digits of other scripts
       raise ValueError
     return float(text)
   except ValueError:
@@ -166,6 +166,6 @@ def _part(text):
   return _PARTS[text]
 
 
-# How a field is read, by its kind; each raises ValueError with the reason.
+# {kind of field: the function that reads it}; each raises ValueError with the reason.
 READERS = {"users": _identifier, "items": _identifier, "ratings": _rating, "timestamps": _timestamp,
             "parts": _part}

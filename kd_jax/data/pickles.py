@@ -1,4 +1,4 @@
-"""Pickles of plain containers and numbers. Anything that names a class or a function is refused."""
+"""Reads pickles of plain containers and numbers. Pickles that refer to a class or a function are refused."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class _Plain(pickle.Unpickler):
 
 
 def read_pickle(path: pathlib.Path) -> dict:
-  """The dict in a pickle file, whose sha256 was checked before. Raises InputError."""
+  """The dict in a pickle file. The caller has checked its sha256. Raises InputError."""
   try:
     value = _Plain(io.BytesIO(path.read_bytes())).load()
-  except Exception as error:  # damaged pickles raise nearly any type
-    raise InputError(f"--data: {path}: not a pickle of plain data: {error}") from None
+  except Exception as error:  # damaged pickles raise exceptions of many types
+    raise InputError(f"`data`: {path}: not a pickle of plain data: {error}") from None
   if not isinstance(value, dict):
-    raise InputError(f"--data: {path}: holds a {type(value).__name__}, not a dict")
+    raise InputError(f"`data`: {path}: holds a {type(value).__name__}, not a dict")
   return value

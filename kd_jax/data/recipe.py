@@ -1,4 +1,4 @@
-"""The types of the data layer: what a data set's file says about itself, and the log that it reads."""
+"""The types of the data layer: the recipe of a data set, and the log of interactions that it reads."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ TRAIN, VALIDATION, TEST = 0, 1, 2  # the values of `Log.parts`
 
 
 class Contexts(NamedTuple):
-  """What is known of each of the U contexts (users) of labelled data, to split them by."""
+  """Columns by which the U contexts (users) of labelled data are split."""
 
   timestamps: np.ndarray | None = None  # [U] int64, seconds
-  parts: np.ndarray | None = None  # [U] int8, TRAIN, VALIDATION or TEST, where the source fixes the split
+  parts: np.ndarray | None = None  # [U] int8, TRAIN, VALIDATION or TEST, if the source fixes the split
 
 
 class Log(NamedTuple):
-  """Interactions as read, ids as codes into the lists of the source's own ids.
+  """Interactions as read; users and items are indices into the lists of the source's ids.
 
-  With `contexts` the log is labelled data: users are contexts, items labels, interactions the positive
-  labels. It is split by context, nothing is filtered, and every context and label stays.
+  With `contexts` the log is labelled data: users are contexts, items are labels, interactions are the
+  positive labels. It is split by context. It is not filtered: all contexts and labels are kept.
   """
 
   users: np.ndarray  # [N] int64, indices into user_ids
@@ -33,39 +33,39 @@ class Log(NamedTuple):
   item_ids: list[str]  # [I]
   ratings: np.ndarray | None = None  # [N] float32
   timestamps: np.ndarray | None = None  # [N] int64, seconds
-  parts: np.ndarray | None = None  # [N] int8, TRAIN, VALIDATION or TEST, where the source fixes the split
+  parts: np.ndarray | None = None  # [N] int8, TRAIN, VALIDATION or TEST, if the source fixes the split
   bad_rows: tuple[str, ...] = ()  # "file:line: reason" of every row that was left out
-  user_features: Features | None = None  # of user_ids
-  item_features: Features | None = None  # of item_ids
+  user_features: Features | None = None  # in the order of user_ids
+  item_features: Features | None = None  # in the order of item_ids
   contexts: Contexts | None = None
 
 
 class Source(NamedTuple):
-  """A file that a data set is made of. `sha256` None: the user's own file, hashed when it is found."""
+  """A source file of a data set. `sha256` None: the user's own file, hashed when it is found."""
 
   name: str
   sha256: str | None
   places: tuple[tuple[str, str | None], ...]  # (path below the data folder, sha256), tried in order
-  fetch: tuple[Callable[[], bytes], ...] = ()  # tried in order; each raises OSError with a short reason
-  canonical: Callable[[bytes], bytes] | None = None  # applied before hashing, where only content counts
-  advice: str = ""  # where a person finds the file
+  fetch: tuple[Callable[[], bytes], ...] = ()  # downloads, tried in order; each raises OSError with a short reason
+  canonical: Callable[[bytes], bytes] | None = None  # normalises the content before hashing, if copies differ
+  advice: str = ""  # tells the user where to find the file
 
 
 class Recipe(NamedTuple):
   """How a data set is made. A factory `kd_jax/data/NAME.py:NAME` returns one and touches no file."""
 
-  read: Callable[[list[pathlib.Path]], Log]  # the found `sources`, in order -> the log
+  read: Callable[[list[pathlib.Path]], Log]  # paths of the `sources`, in order -> the log
   sources: tuple[Source, ...] = ()
   min_rating: float | None = None  # lower ratings are dropped
-  min_user: int = 1  # interactions that every user keeps (k-core)
-  min_item: int = 1  # interactions that every item keeps (k-core)
+  min_user: int = 1  # minimum number of interactions per user (k-core)
+  min_item: int = 1  # minimum number of interactions per item (k-core)
   split: str = "random"
   ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
   split_seed: int = 0
   terms: str = ""  # printed to stderr when the data set is prepared
   synthetic: bool = False
-  may_be_empty: tuple[str, ...] = ()  # splits that the arguments ask to be empty
-  folds: int = 0  # labelled data: k-fold cross-validation, the test split being the `fold`-th of so many parts
+  may_be_empty: tuple[str, ...] = ()  # splits that the arguments allow to be empty
+  folds: int = 0  # labelled data: number of folds of cross-validation; the `fold`-th fold is the test split
   fold: int = 0
 
 

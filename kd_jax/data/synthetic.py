@@ -1,4 +1,4 @@
-"""A generated data set of any size."""
+"""Generated data of any size."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from kd_jax.data.recipe import Log, Recipe
 
 _PHASES = 4  # time steps of a history; preferences drift between them
 _CHUNK = 1 << 22  # scores held at once
-_STRENGTH = 3.0  # standard deviation of the planted preferences, in logits
+_STRENGTH = 3.0  # standard deviation of the generated preferences, in logits
 
 
 def synthetic(users=2000, items=1000, interactions_per_user=24, dim=8, popularity=0.6, drift=0.0,
-              seed=0, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0):
-  """SYNTHETIC: users choose items by planted factors of width `dim` and by the items' popularity.
+              seed=0, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0) -> Recipe:
+  """SYNTHETIC: users choose items by random factors of width `dim` and by the items' popularity.
 
-  Origin: generated here from `seed`; no licence needed; no result on it says anything about people.
+  Origin: generated from `seed`; needs no licence. Results on it are not evidence about real users.
   User u takes `interactions_per_user` distinct items, in four time steps of equal size, with
-  log-probability 3 <p_u, q_i> / sqrt(dim) - popularity * log(rank of i), p and q standard normal.
-  Between the steps p_u moves towards a second standard normal vector, `drift` 0 not at all and 1 all
-  the way. Without preferences, dim=0, the time to generate is linear in interactions, not in users x
-  items. Time stamps are seconds, a day a step. No filter; split: any rule of splits.py. Counts: the
-  arguments, without items that nobody takes.
+  log-probability 3 <p_u, q_i> / sqrt(dim) - popularity * log(rank of i), where p and q are standard
+  normal. Between the steps p_u moves towards a second standard normal vector: with drift=0 it does not
+  move, with drift=1 it reaches it. With dim=0 there are no preferences, and the time to generate is
+  linear in interactions instead of users x items. Time stamps are in seconds, one day per step. No
+  filter; split: any rule of splits.py. Counts are the arguments, without items that no user takes.
   """
   counts = (users, items, interactions_per_user, dim)
   if not all(isinstance(c, int) and c >= 0 for c in counts) or not 0 < interactions_per_user <= items or not users:
-    raise InputError("--data: synthetic needs positive integers (dim may be 0), interactions_per_user at most items")
+    raise InputError("`data`: synthetic needs positive integers (dim may be 0), interactions_per_user at most items")
   if not 0 <= drift <= 1 or not 0 <= popularity < float("inf"):
-    raise InputError("--data: synthetic needs 0 <= drift <= 1 and a popularity exponent of at least 0")
+    raise InputError("`data`: synthetic needs 0 <= drift <= 1 and a popularity exponent of at least 0")
   draw = functools.partial(_generate, *counts, popularity, drift, seed)
   return Recipe(lambda paths: draw(), (), None, 1, 1, split, ratios, split_seed, synthetic=True)
 
@@ -55,7 +55,7 @@ def _generate(num_users, num_items, per_user, dim, popularity, drift, seed) -> L
 
 
 def _draw(rng, first, last, per_user, share):
-  """Items [chunk, per_user] drawn one after the other without replacement: repetitions are passed over."""
+  """Items [chunk, per_user] drawn one by one without replacement: repeated draws are skipped."""
   users, most = len(first), 2 * per_user + 16
   bounds, drawn = np.cumsum(share), np.zeros((users, 0), np.int32)
   while True:

@@ -1,1 +1,1 @@
-"""Where training runs: compiled for one or several devices, over processes, with tables split or whole."""
+"""Compiles training for one or several devices, with several processes, and with split or copied tables."""

@@ -1,4 +1,4 @@
-"""Compiles an epoch for the devices at hand. Nothing else knows of devices, but `sharding`, which splits tables."""
+"""Compiles an epoch for the available devices. The other modules of training do not depend on the devices."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from kd_jax.training import graph, step
 
 @functools.cache
 def compile_epoch(run: graph.Run, parallel: str, batch_size: int) -> Callable:
-  """`train.train_epoch` of `run` as (state, given, targets, batches, rng) -> (state, losses).
+  """Compiles `step.train_epoch` of `run` to (state, given, targets, batches, rng) -> (state, losses).
 
-  Batches [S, B, ...] are split over all devices along B, everything else is replicated: every device takes its rows,
-  and gradients are summed once a step, in one program over a mesh ("jit") or in one per device ("pmap"). Both give one
-  device's result, but for dropout: every device draws masks of its own. Tables of a run of `sharding.split` stay
-  split, and XLA says what devices tell each other.
+  Batches [S, B, ...] are split over all devices along B, and everything else is replicated. Every device processes its
+  rows, and gradients are summed once per step. It is one program over a mesh ("jit") or one program per device
+  ("pmap"). Both give the result of a single device, except for dropout, where every device draws its own masks. Tables
+  of a run from `table_sharding.split` stay split, and XLA inserts the collectives.
   """
   check(batch_size)
   devices = jax.device_count()
@@ -42,10 +42,10 @@ def compile_epoch(run: graph.Run, parallel: str, batch_size: int) -> Callable:
 
 
 def _compile(function, shardings, **options):
-  """One program on the devices of all processes. Each process gives whole arguments, and gets whole results.
+  """Compiles one program for the devices of all processes. Each process passes full arguments and gets full results.
 
-  `function` sees a device's share and says itself what is summed over devices: left to XLA, sums would also stand in
-  loops and branches, where devices may wait for each other in different places.
+  `function` gets the share of one device and calls the collectives itself. If XLA inserted them, they could also be
+  inside loops and branches, where devices could deadlock: trip counts differ per device.
   """
   specs = tuple(where.spec for where in shardings)
   shares = jax.shard_map(function, mesh=shardings[0].mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
@@ -61,7 +61,7 @@ def _compile(function, shardings, **options):
 
 
 def _split(epoch):
-  """Tables stay where they are, split by rows, and so are those of targets."""
+  """Compiles `epoch` so that parameters and targets stay split by rows."""
 
   @functools.partial(jax.jit, donate_argnums=0)
   def compiled(*arguments):
@@ -73,7 +73,7 @@ def _split(epoch):
 
 
 def _everywhere(x, where):
-  """An array that every process holds, as one of all devices."""
+  """Turns an array that every process holds in full into a global array with the sharding `where`."""
   if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(_everywhere(jax.random.key_data(x), where))
   values = np.asarray(x)
@@ -81,22 +81,22 @@ def _everywhere(x, where):
 
 
 def place(tree: Any, run: graph.Run) -> Any:
-  """On every device, or split: where an epoch of `run` leaves its state, so that the second one compiles nothing."""
+  """Places `tree` as an epoch of `run` returns its state (replicated or split), so that it is not compiled twice."""
   if jax.device_count() == 1 or jax.process_count() > 1:
     return jax.tree.map(jnp.asarray, tree)
   return jax.device_put(tree, table_sharding.by_rows(tree) if table_sharding.is_split(run) else over_mesh())
 
 
 def check(batch_size: int, parallel: str = "jit", split: bool = False) -> None:
-  """Raises InputError if a batch cannot be split over the devices, or tables cannot be, or not so."""
+  """Raises InputError if batches or tables cannot be split over the devices, or not in this mode."""
   if parallel != "jit" and jax.process_count() > 1:
-    raise InputError(f"--parallel={parallel}: several processes train with --parallel=jit")
+    raise InputError(f"`parallel={parallel}`: several processes train with `parallel=jit`")
   if split and parallel != "jit":
-    raise InputError(f"--parallel={parallel}: --shard_tables needs --parallel=jit")
+    raise InputError(f"`parallel={parallel}`: `shard_tables` needs `parallel=jit`")
   if split and jax.process_count() > 1:
-    raise InputError("--shard_tables: splits tables over the devices of one process, not of several")
+    raise InputError("`shard_tables`: splits tables over the devices of one process, not of several")
   if batch_size % jax.device_count():
-    raise InputError(f"--batch_size={batch_size}: not divisible by the {jax.device_count()} devices")
+    raise InputError(f"`batch_size={batch_size}`: not divisible by the {jax.device_count()} devices")
 
 
 def _pmap(run, devices):
@@ -104,20 +104,22 @@ def _pmap(run, devices):
   compiled = jax.pmap(epoch_of_device, axis_name=AXIS, in_axes=(None, None, None, 1, None), out_axes=None)
 
   def epoch(state, given, targets, batches, rng):
-    by_device = lambda x: x.reshape(x.shape[0], devices, -1, *x.shape[2:])  # [S, devices, B / devices, ...]
+    def by_device(x):
+      return x.reshape(x.shape[0], devices, -1, *x.shape[2:])  # [S, devices, B / devices, ...]
+
     return compiled(state, given, targets, jax.tree.map(by_device, batches), rng)
 
   return epoch
 
 
 def check_together(modes: Sequence[str]) -> None:
-  """Raises InputError if runs of these modes cannot be trained at once."""
+  """Raises InputError if runs with these modes of `parallel` cannot be trained together."""
   if len(modes) > 1 and "pmap" in modes:
-    raise InputError("--parallel=pmap: one run at a time; several at once need --parallel=jit")
+    raise InputError("`parallel=pmap`: one run at a time; several at once need `parallel=jit`")
 
 
 def each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-  """[function(x) for x in items]; side by side on the cores of a CPU, since XLA runs most loops on one core."""
+  """[function(x) for x in items]; on a CPU in parallel threads, since XLA runs most loops on one core."""
   if len(items) < 2 or not _on_cores():
     return [function(x) for x in items]
   with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -129,10 +131,11 @@ def _on_cores() -> bool:
 
 
 def epochs(several: Sequence[tuple[graph.Run, tuple]], parallel: str, batch_size: int) -> list[tuple]:
-  """An epoch of several runs at once: (run, arguments of its `compile_epoch`) -> its (state, losses).
+  """Trains several runs for an epoch: [(run, arguments of its `compile_epoch`)] -> [(state, losses)].
 
-  On a CPU the same program as for one run, on all cores, with the same bits. On other devices equal runs, as those of
-  several seeds are, are one program with an axis of runs; what is one array in all of them stays one.
+  On a CPU, runs use the program of a single run, in parallel on all cores, with bitwise equal results. On other
+  devices, equal runs (for example several seeds) share one program with an axis of runs (vmap); arrays that all of
+  these runs share are not copied.
   """
   if len(several) == 1 or _on_cores() or any(table_sharding.is_split(run) for run, _ in several):
     return jax.block_until_ready(each(lambda x: compile_epoch(x[0], parallel, batch_size)(*x[1]), several))
@@ -153,7 +156,7 @@ def epochs(several: Sequence[tuple[graph.Run, tuple]], parallel: str, batch_size
 
 
 def _stack(column):
-  """[runs, ...]; a batch with fewer distinct users is padded with users of weight 0, as it is anyway."""
+  """Stacks to [runs, ...]. Batches with fewer distinct users are padded with users of weight 0."""
   width = [max(sizes) for sizes in zip(*(x.shape for x in column), strict=True)]
   return jnp.stack([jnp.pad(x, [(0, w - n) for w, n in zip(width, x.shape, strict=True)])
                     if list(x.shape) != width else x for x in column])
@@ -163,7 +166,10 @@ def _stack(column):
 def _compile_together(run, structure, shared):
   """Leaves of (state, given, targets, batches, rng), stacked unless `shared`, -> (state, losses) [runs, ...]."""
   axis_name = AXIS if jax.device_count() > 1 else None
-  epoch = lambda *leaves: step.train_epoch(*structure.unflatten(leaves), run=run, axis_name=axis_name)
+
+  def epoch(*leaves):
+    return step.train_epoch(*structure.unflatten(leaves), run=run, axis_name=axis_name)
+
   vmapped = jax.vmap(epoch, in_axes=tuple(None if one else 0 for one in shared))
   if axis_name is None:
     return jax.jit(vmapped)

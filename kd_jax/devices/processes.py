@@ -1,7 +1,7 @@
-"""Several processes that train together: how they meet, what they agree on, how they end.
+"""Several processes that train together: connecting, agreeing on values, and ending.
 
-Each runs the whole program on the same flags, and they share the steps of training alone (`parallel`). The first one
-writes files and prints.
+Each process runs the whole program with the same flags. Only the training steps run jointly (`parallel`). The first
+process writes files and prints.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import flags
 from jax.experimental import multihost_utils
 
 from kd_jax.base import InputError
 from kd_jax.devices import signals
+from kd_jax.devices.options import ProcessOptions
 
-_SECONDS = 30  # without a sign of life of a process before JAX aborts the others
-_MOMENT = 2  # seconds in which a process hears that another one has ended
+_SECONDS = 30  # without a heartbeat of a process before JAX aborts the others
+_MOMENT = 2  # seconds in which a process learns that another one has ended
 _ENDING = threading.Lock()
 _DONE = b"."
 
 
 @contextlib.contextmanager
-def joined(values: flags.FlagValues) -> Iterator[None]:
-  """Together with the other processes, if --coordinator is given; to be entered before JAX computes anything.
+def joined(options: ProcessOptions, shown: Callable[[str], str] = str) -> Iterator[None]:
+  """Connects this process with the others if `coordinator` is given. Enter it before any JAX computation.
 
-  When one of them ends too early, all end with the line and the status of that one. Raises InputError for flags that
-  do not fit.
+  If a process ends with an error, all processes end with its message and its exit status. Raises InputError for
+  inconsistent flags.
   """
-  arguments = _arguments(values)
+  arguments = _arguments(options)
   if arguments is None:
     yield
     return
   try:
     jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_SECONDS, shutdown_timeout_seconds=_SECONDS)
   except (RuntimeError, ValueError) as error:
-    raise InputError(f"--coordinator={values.coordinator}: {(str(error).splitlines() or [error])[0]}") from error
+    raise InputError(f"`coordinator={options.coordinator}`: {(str(error).splitlines() or [error])[0]}") from error
   others = _connect(arguments)
   for one in others:
     threading.Thread(target=_watch, args=(one, others), daemon=True).start()
@@ -58,18 +58,18 @@ def joined(values: flags.FlagValues) -> Iterator[None]:
       _part(others)
       raise
     except InputError as error:
-      _end(others, _named(error), 2)
-    except KeyboardInterrupt:  # of this process alone, as a second signal is
+      _end(others, _named(shown(str(error))), 2)
+    except KeyboardInterrupt:  # of this process only, for example by a second signal
       _end(others, _named("interrupted; start the same commands again to go on"), 130)
     except Exception as error:
-      time.sleep(_MOMENT)  # if it follows from the loss of another one, `_watch` says so and ends this process
+      time.sleep(_MOMENT)  # if the cause is the loss of another process, `_watch` reports that and ends this one
       _end(others, _named(repr(error)), 1, traceback.format_exc().rstrip())
 
 
 def _connect(arguments) -> list[socket.socket]:
-  """Of the first process to all others, of those to the first: closed when a process ends, however it ends.
+  """Opens connections between the first process and every other one. They close when a process ends for any reason.
 
-  Needed, since an operation of several devices may wait for a lost process for ever.
+  They are needed because a collective operation may wait for a lost process for ever.
   """
   if "coordinator_address" not in arguments:
     return []
@@ -80,13 +80,13 @@ def _connect(arguments) -> list[socket.socket]:
     if server is not None:
       with server:
         return _accept(server, token)
-    host = arguments["coordinator_address"].rpartition(":")[0].strip("[]")  # they are written around IPv6
+    host = arguments["coordinator_address"].rpartition(":")[0].strip("[]")  # the brackets of an IPv6 address
     one = socket.create_connection((host, port), _SECONDS / 2)
     one.sendall(_pass(token, jax.process_index()))
     one.settimeout(None)
     return [one]
   except OSError as error:
-    raise InputError(f"--coordinator={arguments['coordinator_address']}: port {port} of it, chosen for this run, does "
+    raise InputError(f"`coordinator={arguments['coordinator_address']}`: port {port} of it, chosen for this run, does "
                      f"not connect the processes: {error}") from error
 
 
@@ -96,7 +96,7 @@ def _listen():
 
 
 def _accept(server, token):
-  """A connection of every other process. Anyone may connect; these know the token, which is in this run alone."""
+  """Accepts a connection from every other process. Each proves itself by the secret token of this run."""
   expected, found = {_pass(token, number) for number in range(1, jax.process_count())}, []
   until = time.monotonic() + _SECONDS / 2
   while expected:
@@ -104,7 +104,7 @@ def _accept(server, token):
     one = server.accept()[0]
     one.settimeout(_MOMENT)
     said = b""
-    with contextlib.suppress(OSError):  # silence
+    with contextlib.suppress(OSError):  # no answer
       while len(said) < 20 and (more := one.recv(20 - len(said))):
         said += more
     if said in expected:
@@ -121,7 +121,7 @@ def _pass(token, number):
 
 
 def _watch(one, others):
-  """Waits for the last word of a process: a dot if all is done, or a status and a line, or nothing if it was killed."""
+  """Waits for the last message of a process: "." if it finished, status and message, or nothing if it was killed."""
   said = b""
   with contextlib.suppress(OSError):
     while said != _DONE and (more := one.recv(4096)):
@@ -135,7 +135,7 @@ def _watch(one, others):
 
 def _part(others):
   for one in others:
-    with contextlib.suppress(OSError):  # it was lost: `_watch` says so
+    with contextlib.suppress(OSError):  # the process is lost: `_watch` reports it
       one.sendall(_DONE)
 
 
@@ -144,29 +144,29 @@ def _named(line):
 
 
 def _end(others, line, status, shown=None):
-  """Ends this process now, and the others with its line: an orderly end would wait for those that are lost."""
-  _ENDING.acquire()  # and never given back: a process ends once
+  """Ends this process at once, and sends its message to the others. A normal exit would wait for lost processes."""
+  _ENDING.acquire()  # never released: a process ends once
   print(shown or line, file=sys.stderr, flush=True)
   for one in others:
     with contextlib.suppress(OSError):
       one.sendall(f"{status} {line}".encode())
-      one.shutdown(socket.SHUT_WR)  # what the other one says at the same time may still come
+      one.shutdown(socket.SHUT_WR)  # a message of the other side may still arrive
   if is_first():
-    time.sleep(_MOMENT)  # JAX aborts the others, with a stack trace, when the first is gone
+    time.sleep(_MOMENT)  # when the first process is gone, JAX aborts the others with a stack trace
   os._exit(status)
 
 
-def _arguments(values) -> dict | None:
-  """What jax.distributed.initialize is told; None if this process is alone."""
-  address, count, number = values.coordinator, values.num_processes, values.process_id
+def _arguments(options) -> dict | None:
+  """The arguments of jax.distributed.initialize; None if there is only this process."""
+  address, count, number = options.coordinator, options.num_processes, options.process_id
   if not address:
     if count is not None or number is not None:
-      raise InputError("--num_processes and --process_id need --coordinator=HOST:PORT, the address of process 0")
+      raise InputError("`num_processes` and `process_id` need `coordinator=HOST:PORT`, the address of process 0")
     return None
   if address == "auto":
     return {}
   if not re.fullmatch(r".+:\d+", address) or count is None or number is None or number >= count:
-    raise InputError(f"--coordinator={address}: HOST:PORT with --num_processes=N and --process_id=0..N-1, or auto")
+    raise InputError(f"`coordinator={address}`: HOST:PORT with `num_processes=N` and `process_id=0..N-1`, or auto")
   return {"coordinator_address": address, "num_processes": count, "process_id": number}
 
 
@@ -176,28 +176,28 @@ def is_first() -> bool:
 
 
 def by_first(function: Callable[..., None], *arguments: Any) -> None:
-  """Calls a function that writes, in the first process alone."""
+  """Calls a function that writes files, only in the first process."""
   if is_first():
     function(*arguments)
 
 
 def meet() -> None:
-  """Waits until all processes are here."""
+  """Waits until all processes have called it (a barrier)."""
   any_of(False)
 
 
 def any_of(*said: bool) -> list[bool]:
-  """Which of these are true in any process. All must ask, and wait here for each other."""
+  """Which of these values are true in at least one process. All processes must call it, and wait for each other."""
   if jax.process_count() == 1:
     return list(said)
   return multihost_utils.process_allgather(np.array(said, bool)).any(axis=0).tolist()
 
 
 def of_first(values: dict[str, float]) -> dict[str, float]:
-  """The first process's values, by which all go: hosts may differ in the last bit. All must ask."""
+  """The values of the first process, for all: hosts may differ in the last bit. All processes must call it."""
   if jax.process_count() == 1:
     return values
-  bits = np.array(list(values.values()), np.float64).view(np.uint32)  # JAX would round to 32 bits
+  bits = np.array(list(values.values()), np.float64).view(np.uint32)  # as bits, since JAX would round to 32 bits
   found = np.ascontiguousarray(multihost_utils.broadcast_one_to_all(bits)).view(np.float64)
   return dict(zip(values, found.tolist(), strict=True))
 

@@ -1,52 +1,80 @@
-"""--monitor: the validation metrics that choose the best epoch and say when training may stop.
+"""Selection of the best epoch by validation metrics, and early stopping.
 
-The first metric chooses; training goes on as long as any of them improves. "epoch" alone means the last one:
-every epoch is better than the one before.
+The first metric of `monitor` chooses the best epoch. Training continues as long as any metric of `monitor` improves.
+"epoch" alone selects the last epoch: every epoch counts as better than the previous one.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 from kd_jax.base import InputError
-from kd_jax.evaluation import protocols
-from kd_jax.objectives import tasks
-
-LAST = tasks.LAST
-_OF_LABELS = {*tasks.TAGS.metrics, *tasks.CLICKS.metrics}  # without cut-offs
+from kd_jax.evaluation import metric_names
+from kd_jax.evaluation.metric_names import LAST, Metrics
 
 
-def names(monitor: str) -> tuple[str, ...]:
-  """The metrics of --monitor, the choosing one first."""
-  return tuple(name.strip() for name in monitor.split(","))
+class Monitor(NamedTuple):
+  """The validation metrics after an epoch, and the metrics that select the best epoch."""
+
+  names: tuple[str, ...]  # the first one chooses
+  kind: str  # of data
+  metrics: Metrics  # all computed metrics, including the default ones
+  sampled: int  # candidates of the sampled protocol, or 0
+  only_sampled: bool  # whether all monitored metrics use the sampled protocol
+
+  def __str__(self):
+    return ",".join(self.names)
 
 
-def needs(monitor: str) -> tuple[tuple[int, ...], int, bool]:
-  """(cut-offs to evaluate, the usual ones too; candidates of the sampled protocol or 0; is it all that is asked for?)
+def monitor(names: str, kind: str, further: Metrics | None = None) -> Monitor:
+  """Parses `names`, separated by commas; "" is the default metric. Metrics in `further` are computed in addition.
 
-  Raises InputError.
+  Raises InputError for an unknown name, or different numbers of sampled candidates.
   """
+  wanted, further = metric_names.split(names) or (metric_names.default(kind),), dict(further or {})
   try:
-    wanted = [] if monitor in ("", LAST) else [name for name in names(monitor) if name not in _OF_LABELS]
-    found = [ranked.parse(name) for name in wanted]
+    named = [name for name in wanted if name not in further and wanted != (LAST,)]
+    found = [metric_names.read(name, kind) for name in named]
+    metrics = metric_names.chosen(named, kind) | further
   except ValueError as error:
-    raise InputError(f"--monitor: {error}, or {LAST} for the last epoch") from None
-  sampled = {n for _, _, n in found if n}
+    raise InputError(f"`monitor`: {error}, or {LAST} for the last epoch") from None
+  sampled = {x.sampled for x in found if x.sampled}
   if len(sampled) > 1:
-    raise InputError(f"--monitor={monitor}: one number of sampled items, not {sorted(sampled)}")
-  only = bool(found) and all(n for _, _, n in found)
-  return tuple(sorted({*protocols.CUTOFFS, *(k for _, k, _ in found)})), max(sampled, default=0), only
+    raise InputError(f"`monitor={names}`: one number of sampled items, not {sorted(sampled)}")
+  return Monitor(wanted, kind, metrics, max(sampled, default=0), bool(found) and all(x.sampled for x in found))
 
 
-def compare(monitor: str, position: Any, validation: dict[str, float]) -> tuple[Any, bool]:
-  """(experiment.Position after a validation, is it the best so far?)."""
+class Position(NamedTuple):
+  """The progress of a run, without its parameters. Plain numbers, because it is saved as JSON."""
+
+  epoch: int = 0  # number of completed epochs
+  best_epoch: int = 0
+  best_value: float = -float("inf")
+  best: dict[str, float] | None = None  # validation metrics of the best epoch
+  stale: int = 0  # number of validations since the last improvement
+  seconds: float = 0.0
+  others: dict[str, float] = {}  # noqa: RUF012 best values of the other metrics of `monitor`
+
+
+def compare(monitor: Monitor, position: Position, validation: dict[str, float]) -> tuple[Position, bool]:
+  """(the position after a validation, whether this epoch is the best so far)."""
   found = validation | {LAST: float(position.epoch)}
-  first, *rest = names(monitor)
-  others = {name: found[name] if name not in position.others or tasks.better(name, found[name], position.others[name])
+  first, *rest = monitor.names
+
+  def better(name, than):
+    return _better(monitor, name, found[name], than)
+
+  others = {name: found[name] if name not in position.others or better(name, position.others[name])
             else position.others[name] for name in rest}
-  better = position.best is None or tasks.better(first, found[first], position.best_value)
-  stale = 0 if better or others != position.others else position.stale + 1
+  best = position.best is None or better(first, position.best_value)
+  stale = 0 if best or others != position.others else position.stale + 1
   position = position._replace(others=others, stale=stale)
-  if better:
+  if best:
     position = position._replace(best_epoch=position.epoch, best_value=found[first], best=validation)
-  return position, better
+  return position, best
+
+
+def _better(monitor: Monitor, name: str, value: float, than: float) -> bool:
+  if name in monitor.metrics:  # the user gave it as an object
+    return value > than if monitor.metrics[name].higher_is_better else value < than
+  return metric_names.better(name, value, than)

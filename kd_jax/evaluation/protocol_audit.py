@@ -1,7 +1,7 @@
-"""The audit of a protocol: what its split does, and what one simple model scores under it.
+"""Audits a protocol: properties of its split, and the metrics of one simple model under it.
 
 The model is PureSVD (Cremonesi, Koren, Turrin, RecSys 2010): the singular vectors of the training matrix.
-It has no seed, no step and nothing to tune but its width, so that differences are the protocol's.
+It has no seed and no training steps, and its only hyperparameter is the width. So differences come from the protocol.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from kd_jax import data, registry
 from kd_jax.base import Dataset, InputError
 from kd_jax.data import audit, splits
-from kd_jax.evaluation import protocols
+from kd_jax.evaluation import metric_names, protocols
 from kd_jax.teachers import loading
 
-SAMPLED = 499  # items beside each held-out one, as in the leave-one-out literature
-_SEEDED = ("random", "loo", "cold_items")  # rules of splits that draw
+SAMPLED = 499  # sampled items per held-out item, as in the leave-one-out literature
+_SEEDED = ("random", "loo", "cold_items")  # split rules that use a seed
 
 
 def run(call: str, factors: int = 64, split_seeds: int = 5, data_dir=None, cache_dir=None) -> dict[str, Any]:
-  """The audit of a data set, JSON values. With `factors` 0 only what needs no model.
+  """The audit of a data set, as JSON values. With `factors=0`, only the parts that need no model.
 
-  `data`, `counts` (see data/audit.py), `duplicates` in the source, `leaks` (interactions shared by two splits),
-  `full` and `sampled` ranking of the test split by PureSVD, and `split_seeds`: cold share and full ranking by the
-  split's seed, where its rule draws. Raises InputError, for labelled data too.
+  Fields: `data`, `counts` (see data/audit.py), `duplicates` in the source, `leaks` (interactions shared by two splits),
+  `full` and `sampled` ranking metrics of PureSVD on the test split, and, for split rules with a seed, `split_seeds`:
+  cold share and full ranking for each seed. Raises InputError for labelled data, or if the data cannot be loaded.
   """
   dataset = data.load(call, data_dir, cache_dir, splits=splits.NAMES)
   if dataset.contexts is not None:
-    raise InputError(f"--data={call}: labelled data is not ranked; scripts/prepare.py audits it")
+    raise InputError(f"`data={call}`: labelled data is not ranked; scripts/prepare.py audits it")
   found = {"data": dataset.name, "counts": dataset.report["audit"], "leaks": leaks(dataset),
            "duplicates": dataset.report["cleaning"]["duplicates"]}
   if not factors:
@@ -42,48 +42,51 @@ def run(call: str, factors: int = 64, split_seeds: int = 5, data_dir=None, cache
 
 
 def leaks(dataset: Dataset) -> dict[str, int]:
-  """How many interactions two splits share."""
+  """The number of interactions that two splits share, for each pair of splits."""
   pairs = {name: getattr(dataset, name) for name in splits.NAMES}
   keys = {name: log.users.astype(np.int64) * dataset.num_items + log.items for name, log in pairs.items()}
   return {f"{a} and {b}": len(np.intersect1d(keys[a], keys[b])) for a, b in itertools.combinations(splits.NAMES, 2)}
 
 
 def measure(dataset: Dataset, factors: int) -> dict[str, Any]:
-  """`full` and `sampled` metrics of the test split by PureSVD."""
+  """`full` and `sampled` ranking metrics of PureSVD on the test split."""
   module, variables = pure_svd(dataset, factors)
   known = np.bincount(np.concatenate([getattr(dataset, name).users for name in splits.NAMES]))
   n = min(SAMPLED, dataset.num_items - int(known.max()))
   layout = protocols.layout(dataset, "test", sampled=n)
-  found = protocols.means(protocols.full_ranking(module, variables, layout, (10,))[1])
+  metrics = metric_names.usual("interactions", (10,))
+  found = protocols.means(protocols.full_ranking(module, variables, layout, metrics)[1])
   return {"full": {k: v for k, v in found.items() if "(sampled" not in k},
           "sampled": {k: v for k, v in found.items() if "(sampled" in k}}
 
 
 def pure_svd(dataset: Dataset, factors: int) -> tuple[Any, dict]:
-  """(module, variables) that score by the truncated singular value decomposition of the training matrix."""
+  """(module, variables) of an MF model with the truncated singular value decomposition of the training matrix."""
   from scipy import sparse
   from scipy.sparse import linalg
 
   ones, log = np.ones(len(dataset.train.users), np.float64), dataset.train
   matrix = sparse.csr_matrix((ones, (log.users, log.items)), shape=(dataset.num_users, dataset.num_items))
   width = min(factors, min(matrix.shape) - 1)
-  start = np.ones(min(matrix.shape))  # else it starts from random numbers
+  start = np.ones(min(matrix.shape))  # the default start is random
   left, values, right = linalg.svds(matrix, width, v0=start)
   params = {"user": (left * values).astype(np.float32), "item": right.T.astype(np.float32)}
-  return loading.build_module(f"mf(dim={width})", dataset), {"params": params, "constants": {}}
+  return loading.build_model(f"mf(dim={width})", dataset), {"params": params, "constants": {}}
 
 
 def _of_seed(call, seed, factors, data_dir, cache_dir) -> dict[str, Any]:
   call = registry.parse("data", call, "data").changed(split_seed=seed)
   dataset = data.load(call, data_dir, cache_dir, splits=splits.NAMES)
   module, variables = pure_svd(dataset, factors)
-  found = protocols.means(protocols.full_ranking(module, variables, protocols.layout(dataset, "test"), (10,))[1])
+  layout = protocols.layout(dataset, "test")
+  metrics = metric_names.usual("interactions", (10,))
+  found = protocols.means(protocols.full_ranking(module, variables, layout, metrics)[1])
   return {"seed": seed, "cold_test_share": dataset.report["audit"]["cold_test_share"],
           "recall@10": found["recall@10"], "ndcg@10": found["ndcg@10"]}
 
 
 def describe(found: dict[str, Any]) -> str:
-  """The audit as lines for people."""
+  """The audit as printable text."""
   lines = [found["data"], audit.describe(found["counts"]), f"duplicates in the source: {found['duplicates']:,}",
            "shared by two splits: " + ", ".join(f"{name} {count:,}" for name, count in found["leaks"].items())]
   if "model" in found:

@@ -1,4 +1,4 @@
-"""Evaluation of a network: full ranking over all items, the sampled leave-one-out protocol, and true labels."""
+"""Evaluation protocols: full ranking of all items, ranking of sampled candidates, and true labels."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.base import Dataset, InputError, Interactions
+from kd_jax.base import Dataset, InputError, Interactions, LabelMetric, Ranked
 from kd_jax.data import index
-from kd_jax.metrics import label_metrics, ranked
+from kd_jax.evaluation import metric_names
+from kd_jax.evaluation.metric_names import Metrics
+from kd_jax.metrics._held_out import lay_out
 from kd_jax.ranking import rank
 
-CUTOFFS = (5, 10, 20, 50)
-_BLOCK = 512  # held-out items whose sampled candidates are scored at a time
+_BLOCK = 512  # number of held-out items whose sampled candidates are scored together
 _OTHER = {"warm": "cold", "popular": "unpopular"}
-_BY_GROUP = ("recall", "ndcg")  # given again for groups of held-out items
-_GROUP = "user"  # the field of labelled data by which group AUC groups
-_CONTEXTS = 1024  # contexts scored at a time
+_GROUP = "user"  # the field of labelled data that defines the groups of `group_auc`
+_CONTEXTS = 1024  # number of contexts scored together
 
 
 class Evaluation(NamedTuple):
-  """What one split needs, laid out once: see `ranking.held_out`."""
+  """The prepared evaluation of one split of interactions, see `rank.held_out`."""
 
-  layout: rank.HeldOut | None  # None: not ranked among all items
+  dataset: Dataset
+  layout: rank.HeldOut | None  # None: no full ranking
   where: np.ndarray  # [M, 2]
-  groups: dict[str, np.ndarray]  # {name: [M] bool}, held-out items that are also counted alone
+  groups: dict[str, np.ndarray]  # {name: [M] bool}, groups of held-out items with separate metrics
   held: Interactions  # [M]
+  masked: list[Interactions]  # excluded from the candidates
   sampled: np.ndarray | None  # [M, n] candidates of the sampled protocol
 
 
 class Labelled(NamedTuple):
-  """A split of labelled data."""
+  """The prepared evaluation of one split of labelled data."""
 
   contexts: np.ndarray  # [n]
   labels: np.ndarray  # [n, C] bool
@@ -43,9 +45,11 @@ class Labelled(NamedTuple):
 
 def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled: int = 0,
            sampled_seed: int = 0, only_sampled: bool = False) -> Evaluation | Labelled:
-  """Lays out a split, "validation" or "test". Training items never compete; validation's may be left out.
+  """Prepares a split, "validation" or "test". Training items are never candidates; `mask_validation` excludes
+  validation items from the test candidates, too.
 
-  With `sampled`, each held-out item is also ranked among that many that its user has in no split, or among them alone.
+  With `sampled`, each held-out item is also ranked among this many sampled items, which its user has in no split.
+  `only_sampled` skips the full ranking. Raises InputError if a user has too few unknown items for `sampled`.
   """
   held = getattr(dataset, split)
   if dataset.contexts is not None:
@@ -55,36 +59,30 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled:
     return Labelled(contexts, label_matrix(dataset, split)[contexts], groups)
   candidates = sampled_candidates(dataset, held, sampled, sampled_seed) if sampled else None
   if only_sampled:
-    return Evaluation(None, np.zeros((0, 2), np.int64), {}, held, candidates)
+    return Evaluation(dataset, None, np.zeros((0, 2), np.int64), {}, held, [], candidates)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
   held_out, where = rank.held_out(held, masked, dataset.num_items)
-  return Evaluation(jax.tree.map(jnp.asarray, held_out), where, _groups(dataset, held.items), held,
+  return Evaluation(dataset, jax.tree.map(jnp.asarray, held_out), where, _groups(dataset, held.items), held, masked,
                     candidates)
 
 
 def _groups(dataset, items) -> dict[str, np.ndarray]:
-  """Warm items, cold ones (in no training interaction), and halves of equal total popularity in training.
-
-  Where there is only one of two, neither, but in a part of the data, see `joined`.
-  """
-  popularity, whole = dataset.popularity, dataset.popularity is None
-  if whole:
-    popularity = np.bincount(dataset.train.items, minlength=dataset.num_items)
+  """Masks of warm items, cold items (no training interaction), and of two halves with equal total popularity."""
+  popularity = dataset.item_popularity()
   order = np.argsort(-popularity, kind="stable")
   total = np.cumsum(popularity[order])
   popular = np.zeros(dataset.num_items, bool)
-  popular[order] = 2 * total - popularity[order] < total[-1]  # where the middle of its share falls, as in UnKD
+  popular[order] = 2 * total - popularity[order] < total[-1]  # by the middle of each item's interval, as in UnKD
   halves = {"warm": popularity > 0, "popular": popular}
   groups = {name: mask[items] for name, mask in halves.items()}
-  groups = {name: mask for name, mask in groups.items() if not whole or (mask.any() and not mask.all())}
   return groups | {_OTHER[name]: ~mask for name, mask in groups.items()}
 
 
 def with_history(dataset: Dataset, history: str) -> Dataset:
-  """The data as models read it that are to predict the test split: `history` is "train" or "train+validation".
+  """The data that models read when they predict the test split: `history` is "train" or "train+validation".
 
-  Of training interactions alone, or of validation's too, which come later: sequences, inputs and graphs of
-  models that have such (`constants`). Parameters are what they are, so other models do not change.
+  It changes sequences, inputs and graphs (`constants`), which then also contain the later validation interactions.
+  Parameters do not change, so models without such inputs give the same scores.
   """
   if history == "train":
     return dataset
@@ -92,32 +90,97 @@ def with_history(dataset: Dataset, history: str) -> Dataset:
   return dataset._replace(train=Interactions(*(None if a is None else np.concatenate([a, b]) for a, b in pairs)))
 
 
-def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
-                 cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """(evaluated users [V], {metric: [V]}) of a network, every item a candidate.
+class Ranks(NamedTuple):
+  """The ranks of held-out items, from which metrics are computed."""
 
-  Of groups of held-out items (cold and warm, popular and unpopular; where there are both) also
-  "recall@10(cold)", and NDCG: these items counted alone, NaN for a user that has none; all items compete.
-  If it was laid out for the sampled protocol, also `sampled_ranking`. Nobody and {} of a split without interactions.
-  Raises InputError where scores are not finite.
+  held: Interactions  # [M]
+  ranks: np.ndarray | None  # [M] among all items
+  groups: dict[str, np.ndarray]  # {name: [M] bool}
+  sampled: np.ndarray | None  # [M] among sampled candidates
+  num_sampled: int
+  lists: Ranked | None  # [V, K] of the users with held-out items, in ascending order
+
+
+def ranked(module: nn.Module, variables: dict, evaluation: Evaluation, lists: int = 0) -> Ranks:
+  """Ranks the held-out items by a network. With `lists`, also ranks the top `lists` items of every evaluated user.
+
+  Raises InputError if scores are not finite.
   """
-  if not len(evaluation.held.users):
+  held, layout, candidates = evaluation.held, evaluation.layout, evaluation.sampled
+  ranks = best = sampled = None
+  if layout is not None and len(held.users):
+    lines = np.asarray(rank.network_ranks(module, variables, layout))
+    ranks = lines[evaluation.where[:, 0], evaluation.where[:, 1]]
+    if (ranks == -2).any():
+      raise InputError(f"the scores of user {held.users[ranks == -2][0]} (index) are not finite")
+  if lists and layout is not None:
+    logs = [np.concatenate([getattr(log, side) for log in evaluation.masked]) for side in ("users", "items")]
+    dataset, users = evaluation.dataset, np.unique(held.users)
+    seen = jax.tree.map(jnp.asarray, index.seen_of(*logs, dataset.num_users, dataset.num_items))
+    of_all = rank.network_top_k(module, variables, seen, k=lists, exclude_seen=True)
+    best = jax.tree.map(lambda x: np.asarray(x)[users], of_all)
+  if candidates is not None and len(held.users):
+    sampled = sampled_ranks(module, variables, held, candidates)
+  return Ranks(held, ranks, evaluation.groups, sampled, 0 if candidates is None else candidates.shape[1], best)
+
+
+def joined(parts: list[Ranks]) -> Ranks:
+  """Concatenates the ranks of parts of the users; user indices are those of the whole data."""
+  def join(*x):
+    return None if x[0] is None else np.concatenate(x)
+
+  columns = [join(*column) for column in zip(*(part.held for part in parts), strict=True)]
+  lists = None if parts[0].lists is None else Ranked(*map(join, *(part.lists for part in parts)))
+  groups = {name: join(*(part.groups[name] for part in parts)) for name in parts[0].groups}
+  return Ranks(Interactions(*columns), join(*(part.ranks for part in parts)), groups,
+               join(*(part.sampled for part in parts)), parts[0].num_sampled, lists)
+
+
+def values(found: Ranks, metrics: Metrics, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(evaluated users [V], {metric: [V], or [] for a metric without values per user}) from ranks.
+
+  Metrics with `groups` are also computed for groups of held-out items, e.g. "recall@10(cold)": only these held-out
+  items count, and all items are candidates; NaN for a user without such items. The groups are cold and warm, popular
+  and unpopular; both are left out if all held-out items fall into one of them. `dataset` is the data of all users.
+  Returns no users and {} for a split without interactions. Raises InputError if a metric returns a wrong shape.
+  """
+  held = found.held
+  if not len(held.users):
     return np.zeros(0, np.int64), {}
-  lines = np.asarray(rank.network_ranks(module, variables, evaluation.layout))
-  ranks = lines[evaluation.where[:, 0], evaluation.where[:, 1]]
-  if (ranks == -2).any():
-    raise InputError(f"the scores of user {evaluation.held.users[ranks == -2][0]} (index) are not finite")
-  users, values = ranked.per_user(evaluation.held.users, ranks, cutoffs)
-  by_group = [metric for metric in values if metric.startswith(_BY_GROUP)]
-  for name, kept in evaluation.groups.items():
-    values |= {f"{metric}({name})": np.full(len(users), np.nan) for metric in by_group}
-    if kept.any():
-      who, own = ranked.per_user(evaluation.held.users[kept], ranks[kept], cutoffs)
-      for metric in by_group:
-        values[f"{metric}({name})"][np.searchsorted(users, who)] = own[metric]
-  if evaluation.sampled is not None:
-    values |= sampled_ranking(module, variables, evaluation.held, evaluation.sampled, cutoffs)[1]
-  return users, values
+  if found.ranks is None:
+    return _sampled_values(found, metrics)
+  whole = lay_out(held.users, held.items, found.ranks, held.ratings, found.lists, dataset)
+  made = {name: np.asarray(metric.value(_with_lists(whole, metric)), np.float64) for name, metric in metrics.items()}
+  for name, metric in metrics.items():
+    if made[name].shape != (whole.users.shape if metric.per_user else ()):
+      raise InputError(f"metric {name}: returned values of shape {list(made[name].shape)}, expected "
+                       f"{[len(whole.users)] if metric.per_user else []}")
+  by_group = {name: metric for name, metric in metrics.items() if metric.groups}
+  for group, kept in found.groups.items():
+    if kept.any() and not kept.all():
+      ratings = None if held.ratings is None else held.ratings[kept]
+      part = lay_out(held.users[kept], held.items[kept], found.ranks[kept], ratings, None, dataset)
+      for name, metric in by_group.items():
+        made[f"{name}({group})"] = np.full(len(whole.users), np.nan)
+        made[f"{name}({group})"][np.searchsorted(whole.users, part.users)] = metric.value(part)
+  if found.sampled is not None:
+    made |= _sampled_values(found, metrics)[1]
+  return whole.users, made
+
+
+def _with_lists(found, metric):
+  """Cuts the lists to the length that the metric needs; other metrics may need longer ones."""
+  if found.lists is None:
+    return found
+  return found._replace(lists=jax.tree.map(lambda x: x[:, : metric.lists], found.lists) if metric.lists else None)
+
+
+def full_ranking(module: nn.Module, variables: dict, evaluation: Evaluation,
+                 metrics: Metrics | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """`values` of a network under full ranking; default: the default metrics. Raises InputError."""
+  metrics = metric_names.usual("interactions") if metrics is None else metrics
+  lists = max((metric.lists for metric in metrics.values()), default=0)
+  return values(ranked(module, variables, evaluation, lists), metrics, evaluation.dataset)
 
 
 def label_matrix(dataset: Dataset, split: str) -> np.ndarray:
@@ -128,23 +191,21 @@ def label_matrix(dataset: Dataset, split: str) -> np.ndarray:
 
 
 def measure(module: nn.Module, variables: dict, evaluation: Evaluation | Labelled,
-            cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """(evaluated users or contexts [V], {metric: [V]}), by what was laid out. Raises InputError.
+            metrics: Metrics | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(evaluated users or contexts [V], {metric: [V]}) for a prepared split. Raises InputError if scores are not finite.
 
-  Metrics of labelled data are of all contexts together: one number each, [].
+  `metrics` default to the default metrics. On labelled data, each metric is one number for all contexts, [].
   """
   if isinstance(evaluation, Evaluation):
-    if evaluation.layout is None:
-      return sampled_ranking(module, variables, evaluation.held, evaluation.sampled, cutoffs)
-    return full_ranking(module, variables, evaluation, cutoffs)
+    return full_ranking(module, variables, evaluation, metrics)
   scores = _scores(module, variables, evaluation.contexts)
   if not np.isfinite(scores).all():
     raise InputError("the scores are not finite")
-  if scores.shape[1] > 1:
-    found = label_metrics.of_tags(evaluation.labels, scores)
-  else:
-    found = label_metrics.of_clicks(evaluation.labels[:, 0], scores[:, 0], evaluation.groups)
-  return evaluation.contexts, {name: np.asarray(value) for name, value in found.items()}
+  kind = "tags" if scores.shape[1] > 1 else "clicks"
+  metrics = {name: metric for name, metric in (metric_names.usual(kind) if metrics is None else metrics).items()
+             if isinstance(metric, LabelMetric)}
+  found = {name: metric.value(evaluation.labels, scores, evaluation.groups) for name, metric in metrics.items()}
+  return evaluation.contexts, {name: np.asarray(value) for name, value in found.items() if value is not None}
 
 
 def _scores(module, variables, contexts) -> np.ndarray:
@@ -159,50 +220,57 @@ def _score_blocks(module, variables, blocks):
   return jax.lax.map(rank.scorer(module, variables), blocks)
 
 
-def joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-  """The values [V] of parts of the users as those of all; without groups of items that nobody has, or everybody."""
-  values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-  nobody = {name[name.index("(") + 1 : -1] for name, value in values.items() if "(" in name and np.isnan(value).all()}
-  alone = {*nobody, *(a for pair in _OTHER.items() if nobody & {*pair} for a in pair)}
-  return {name: value for name, value in values.items() if not any(name.endswith(f"({group})") for group in alone)}
-
-
 def means(values: dict[str, np.ndarray]) -> dict[str, float]:
-  """Means of each metric over the users that have a value."""
+  """The mean of each metric over the users that have a value."""
   return {name: float(np.nanmean(value) if value.ndim else value) for name, value in values.items()}
 
 
 def sampled_candidates(dataset: Dataset, held: Interactions, n: int, seed: int) -> np.ndarray:
-  """[M, n] distinct items per held-out interaction that its user has in no split, the same for every model."""
+  """Samples [M, n] distinct items per held-out interaction that its user has in no split, the same for every model.
+
+  Raises InputError if a user has fewer than n such items.
+  """
   logs = [x for x in (dataset.train, dataset.validation, dataset.test) if x is not None]
   known = index.seen_of(np.concatenate([x.users for x in logs]), np.concatenate([x.items for x in logs]),
                           dataset.num_users, dataset.num_items)
   if n > dataset.num_items - np.diff(known.starts).max():
-    raise InputError(f"--sampled={n}: not every user has that many items that it does not know")
+    raise InputError(f"`sampled={n}`: not every user has that many items that it does not know")
   known = jax.tree.map(jnp.asarray, known)
   return np.asarray(index.draw_unseen(jax.random.key(seed), known, jnp.asarray(held.users), n, dataset.num_items))
 
 
-def sampled_ranking(module: nn.Module, variables: dict, held: Interactions, candidates: np.ndarray,
-                    cutoffs: tuple[int, ...] = CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """(users [V], {"hit@10(sampled 499)": [V]}): each held-out item ranked among its own `candidates` [M, n] only.
+def sampled_ranks(module: nn.Module, variables: dict, held: Interactions, candidates: np.ndarray) -> np.ndarray:
+  """The rank [M] of each held-out item among its own `candidates` [M, n] only.
 
-  Of a user with several held-out items the mean over these. A protocol of the literature; not comparable with
-  full ranking (Krichene, Rendle, KDD 2020).
+  A protocol of the literature; results are not comparable with full ranking (Krichene, Rendle, KDD 2020).
+  Raises InputError if scores are not finite.
   """
   items = np.concatenate([held.items[:, None], candidates], axis=1)
   blocks = -(-len(items) // _BLOCK)
-  pad = lambda x: np.resize(x, (blocks * _BLOCK, *x.shape[1:])).reshape(blocks, _BLOCK, *x.shape[1:])
+
+  def pad(x):
+    return np.resize(x, (blocks * _BLOCK, *x.shape[1:])).reshape(blocks, _BLOCK, *x.shape[1:])
+
   scores = np.asarray(_listed_scores(module, variables, pad(held.users), pad(items))).reshape(-1, items.shape[1])
   scores = scores[: len(items)]
   if not np.isfinite(scores).all():
     raise InputError("the scores are not finite")
   own = scores[:, :1]
   above = (scores > own) | ((scores == own) & (items < items[:, :1]))
-  _, values = ranked.per_user(np.arange(len(items)), above.sum(axis=1), cutoffs)
+  return above.sum(axis=1)
+
+
+def _sampled_values(found: Ranks, metrics: Metrics) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """(users [V], {"hit@10(sampled 499)": [V]}): the mean over the held-out items of each user."""
+  held = found.held
+  each = lay_out(np.arange(len(held.items)), held.items, found.sampled, held.ratings)
   users, inverse, counts = np.unique(held.users, return_inverse=True, return_counts=True)
-  of_user = lambda v: np.bincount(inverse, v) / counts
-  return users, {f"{k}(sampled {candidates.shape[1]})": of_user(v) for k, v in values.items()}
+
+  def of_user(v):
+    return np.bincount(inverse, v) / counts
+
+  return users, {f"{name}(sampled {found.num_sampled})": of_user(metric.value(each)) for name, metric in metrics.items()
+                 if metric.per_user and not metric.lists}
 
 
 @functools.partial(jax.jit, static_argnames="module")

@@ -1,8 +1,4 @@
-"""Runs on interactions that stay on disk: an epoch goes from part to part of the users (`data.streams`).
-
-A part is a data set of its own, whose users are counted from the first of its window. Networks have whole tables, of
-which they read the rows of the window; so batches, targets and evaluation of a part are those of any data set.
-"""
+"""Evaluation on streamed interactions: one part of the users after the other, see `training.windows`."""
 
 from __future__ import annotations
 
@@ -11,14 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from kd_jax.base import Dataset
-from kd_jax.evaluation import protocols
+from kd_jax.evaluation import metric_names, protocols
+from kd_jax.evaluation.metric_names import Metrics
 from kd_jax.training import windows
-
-_FIRST = "first_user"  # beside the constants of a network
 
 
 class Protocol(NamedTuple):
-  """What `evaluate.layout` is told of a split."""
+  """The arguments of `protocols.layout`. Each part of the data is prepared only when it is evaluated."""
 
   dataset: Dataset
   split: str
@@ -29,13 +24,14 @@ class Protocol(NamedTuple):
 
 
 def measure(module: windows.WindowedNetwork, params: dict, protocol: Protocol,
-            cutoffs: tuple[int, ...] = protocols.CUTOFFS) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """`evaluate.measure` of a network for all users, part by part."""
-  found, dataset = [], protocol.dataset
+            metrics: Metrics | None = None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """`protocols.measure` for streamed data: ranks each part of the users, then computes metrics from all ranks."""
+  metrics = metric_names.usual("interactions") if metrics is None else metrics
+  lists, found, dataset = max(metric.lists for metric in metrics.values()), [], protocol.dataset
   for first, (part, _, variables, _) in zip(dataset.stream.first, windows.parts(module, params, dataset), strict=True):
-    users, values = protocols.measure(module, variables, protocols.layout(part, *protocol[1:]), cutoffs)
-    if len(users):
-      found.append((users + first, values))
+    ranks = protocols.ranked(module, variables, protocols.layout(part, *protocol[1:]), lists)
+    if len(ranks.held.users):
+      found.append(ranks._replace(held=ranks.held._replace(users=ranks.held.users + first)))
   if not found:
     return np.zeros(0, np.int64), {}
-  return np.concatenate([users for users, _ in found]), protocols.joined([values for _, values in found])
+  return protocols.values(protocols.joined(found), metrics, dataset)

@@ -1,9 +1,9 @@
-"""Sums over the members of groups, in blocks of one group each and in as many turns as there are blocks.
+"""Sums over the members of groups, computed in blocks of rows; each block belongs to one group.
 
-Of all pairs (entity, expert), (entity, entity) or (entity, neighbour) often few count. Dense arithmetic pays for all
-of them; a list of fixed length would be too short in the worst case. A loop whose length is found at run time does
-neither.
-Cf. the blocks of MegaBlocks: Gale, Narayanan, Young, Zaharia, MLSys 2023.
+Often only a few of all pairs (entity, expert), (entity, entity) or (entity, neighbour) contribute to a sum. A dense
+computation pays for all pairs, and a list of pairs with a fixed length would be too short in the worst case. Here the
+number of blocks is found at run time, and a loop runs over these blocks in turns of BLOCKS blocks each.
+Similar to the blocks of MegaBlocks: Gale, Narayanan, Young, Zaharia, MLSys 2023.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ import jax.numpy as jnp
 
 from kd_jax.base import Array
 
-ROWS = 64  # of a block: more waste half a block of every group, fewer make products too small
-BLOCKS = 16  # of a turn: memory is bounded by ROWS * BLOCKS rows
+ROWS = 64  # per block: padding wastes about half a block per group; with fewer rows, matrix products are too small
+BLOCKS = 16  # per turn (loop iteration): memory is bounded by ROWS * BLOCKS rows
 
 
 class Groups(NamedTuple):
-  """Members of groups one group after the other, each of them beginning a block of its own."""
+  """The members of all groups, group after group; each group starts a new block."""
 
-  size: Array  # [G] int32, members
-  blocks: Array  # [G] int32, ceil(size / ROWS)
-  order: Array  # [G * E] int32, how many members there are up to each (group, entity)
+  size: Array  # [G] int32, number of members
+  blocks: Array  # [G] int32, number of blocks: ceil(size / ROWS)
+  order: Array  # [G * E] int32, cumulative number of members over (group, entity)
 
 
 def groups(member: Array) -> Groups:
-  """Groups of `member` [E, G] bool; an entity may be in several."""
+  """The groups of `member` [E, G] bool; an entity may belong to several groups."""
   size = jnp.sum(member, axis=0, dtype=jnp.int32)
   return Groups(size, -(-size // ROWS), jnp.cumsum(member.T.reshape(-1), dtype=jnp.int32))
 
 
 def turns(blocks: Array) -> Array:
-  """How many turns `blocks` of all groups take, []."""
+  """The number of turns [] for all groups; `blocks` [G] is the number of blocks of each group."""
   return -(-jnp.sum(blocks) // BLOCKS)
 
 
 def of_turn(i: Array, blocks: Array) -> tuple[Array, Array]:
-  """(group, number in the group) [BLOCKS] of the blocks of turn `i`; group G and 0 after the last one."""
+  """(group, number of the block in its group) [BLOCKS] for the blocks of turn `i`; (G, 0) after the last block."""
   ends, block = jnp.cumsum(blocks), i * BLOCKS + jnp.arange(BLOCKS)
   group = jnp.searchsorted(ends, block, side="right")
   return group, block - _get(ends - blocks, group)
 
 
 def entities(where: Groups, group: Array, number: Array) -> Array:
-  """Who is in block `number` of `group`, [BLOCKS, ROWS]; E where nobody is."""
+  """The entities in block `number` of `group`, [BLOCKS, ROWS]; E for empty rows."""
   e = where.order.size // where.size.size
   rank = number[:, None] * ROWS + jnp.arange(ROWS)
   place = jnp.searchsorted(where.order, _get(jnp.cumsum(where.size) - where.size, group)[:, None] + rank + 1)
@@ -56,7 +56,7 @@ def entities(where: Groups, group: Array, number: Array) -> Array:
 
 @jax.custom_batching.custom_vmap
 def _longest(count):
-  """`count`; of many runs at once the largest, so that their loop has one length and selects nothing."""
+  """Returns `count`; under vmap over runs, the largest count: the runs share one loop, and none is masked."""
   return count
 
 
@@ -67,7 +67,10 @@ def _(size, batched, count):
 
 @jax.custom_batching.custom_vmap
 def in_any(holds: Array) -> Array:
-  """`holds`; of many runs at once whether it does in any, so that all take one branch and none is computed in vain."""
+  """Returns `holds`; under vmap over runs, whether it holds in any run.
+
+  All runs then take the same branch, instead of computing both branches and selecting one.
+  """
   return holds
 
 
@@ -78,11 +81,11 @@ def _(size, batched, holds):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def summed(compute, places, rows: int, plan, count: Array, *arrays: Array) -> Array:
-  """[rows, ...], sums over turns i < `count` of what `compute` makes of `arrays` at some of their places.
+  """Sums the results of `compute` over the turns i < `count`, [rows, ...].
 
-  `places(plan, i)` gives the rows to which the results of a turn are added, then an index for each of `arrays`. Places
-  that do not exist are read as zeros and not written. The gradient goes to `arrays` alone; it computes every turn
-  again, so that nothing of a turn is kept.
+  `places(plan, i)` returns the rows to which the results of turn i are added, then one index for each of `arrays`;
+  `compute` gets the arrays at these indices. Indices out of range are read as zeros and are not written. Only `arrays`
+  have gradients. The backward pass computes every turn again, so no intermediate result of a turn is stored.
   """
   def turn(i, total):
     to, *at = places(plan, i)
@@ -116,5 +119,5 @@ summed.defvjp(_forward, _backward)
 
 
 def _get(x, index):
-  x = jnp.asarray(x) if x.shape[0] else jnp.zeros((1, *x.shape[1:]), x.dtype)  # nothing can be read of no rows
+  x = jnp.asarray(x) if x.shape[0] else jnp.zeros((1, *x.shape[1:]), x.dtype)  # an empty array cannot be indexed
   return x.at[index].get(mode="fill", fill_value=0)

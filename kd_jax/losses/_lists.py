@@ -1,4 +1,4 @@
-"""What several methods need: lists of candidates, draws without replacement, the list-wise likelihood."""
+"""Shared by several methods: candidate lists, draws without replacement, the list-wise likelihood."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ CANDIDATES = ("full", "teacher", "student")
 
 
 def candidate_lists(candidates: str, k: int, exclude_seen: bool, all_teachers: bool = False):
-  """(Lists, sample) of a method whose candidates are all items, the teacher's or the student's top k.
+  """(Lists, sample) of a method whose candidates are all items, the teacher's top k or the student's top k.
 
-  With `all_teachers`, those of each teacher; `counted` [C] then marks an item where it is met first.
+  With `all_teachers`, candidates="teacher" means the union of the top k of all teachers; `counted` [C] is then True
+  for the first occurrence of an item, else False.
   """
   if candidates not in CANDIDATES:
     raise InputError(f"candidates={candidates!r}: choose from {', '.join(CANDIDATES)}")
@@ -23,51 +24,57 @@ def candidate_lists(candidates: str, k: int, exclude_seen: bool, all_teachers: b
     def union(rng, view):
       items = view.teacher.items.reshape(-1)
       return {"items": items, "counted": first_met(items)}
+
     return Lists(teacher=k, exclude_seen=exclude_seen), union
   if candidates == "teacher":
-    sample = lambda rng, view: {"items": view.teacher.items[:k], "teacher": view.teacher.scores[:k]}
+    def sample(rng, view):
+      return {"items": view.teacher.items[:k], "teacher": view.teacher.scores[:k]}
+
     return Lists(teacher=k, exclude_seen=exclude_seen), sample
   return Lists(student=k, exclude_seen=exclude_seen), lambda rng, view: {"items": view.student.items[:k]}
 
 
 def first_met(items: Array) -> Array:
-  """Where an item of items [C] is met for the first time."""
+  """True for the first occurrence of each item in items [C], else False."""
   place = jnp.arange(items.shape[0])
   return ~jnp.any((items[:, None] == items) & (place < place[:, None]), axis=1)
 
 
 def rank_in(listed: Array, items: Array) -> Array:
-  """Ranks (from 0) of items [C] in listed [K]; K for what is not in it.
+  """Ranks (from 0) of items [C] in listed [K]; K for items that are not listed.
 
-  A scan over the list: 17 times faster than one comparison of all with all, which does not vectorise.
+  A scan over the list: 17 times faster than one comparison of all pairs, which does not vectorise.
   """
   k = listed.shape[0]
-  step = lambda rank, x: (jnp.where(items == x[1], x[0], rank), None)
+
+  def step(rank, x):
+    return (jnp.where(items == x[1], x[0], rank), None)
+
   start = jnp.full(items.shape, k, jnp.int32)
   return jax.lax.scan(step, start, (jnp.arange(k, dtype=jnp.int32), listed))[0]
 
 
 def draw_without_replacement(rng: Array, log_weights: Array, n: int) -> Array:
-  """Indices [n] drawn one after the other with p ~ exp(log_weights [K]), in the order of the draws.
+  """Indices [n] drawn one after another with p ~ exp(log_weights [K]), in the order of the draws.
 
-  The Gumbel top-n trick; Yellott 1977, Kool et al., ICML 2019.
+  This is the Gumbel top-n trick; Yellott 1977, Kool et al., ICML 2019.
   """
   return jax.lax.top_k(log_weights + jax.random.gumbel(rng, log_weights.shape), n)[1]
 
 
 def plackett_luce(interesting: Array, uninteresting: Array) -> Array:
-  """-log p(interesting [B, K] in this order, each before all of uninteresting [B, L]) -> [B].
+  """-log p(items rank in the order of interesting [B, K], and before all of uninteresting [B, L]) -> [B].
 
-  Kang et al., CIKM 2020; Xia et al., ICML 2008.
+  Both arguments are scores. Kang et al., CIKM 2020; Xia et al., ICML 2008.
   """
   return jnp.sum(plackett_luce_terms(interesting, uninteresting), axis=1)
 
 
 def plackett_luce_terms(interesting: Array, uninteresting: Array) -> Array:
-  """-log p(each choice) [B, K] of `plackett_luce`; the first n add up to the order of the first n.
+  """The K terms -log p(choice) [B, K] of `plackett_luce`; the first n terms sum to -log p of the first n choices.
 
-  The sums over what is left to choose from run from the last choice to the first in log space; a scan,
-  as XLA's cumulative logsumexp is far slower.
+  The sum over the remaining items is accumulated in log space from the last choice to the first. This is a scan,
+  because XLA's cumulative logsumexp is far slower.
   """
   rest = jax.nn.logsumexp(uninteresting, axis=1)  # [B]
   _, left = jax.lax.scan(lambda x, s: (jnp.logaddexp(x, s),) * 2, rest, interesting.T, reverse=True)

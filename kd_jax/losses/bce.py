@@ -11,15 +11,15 @@ from kd_jax.losses._lists import candidate_lists
 
 
 def bce(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
-  """Soft binary targets: the teacher's sigmoid as the probability that the user likes the item.
+  """Soft binary targets: the teacher's sigmoid is the probability that the user likes the item.
 
-  mean over the list of BCE(sigmoid(student / temperature), sigmoid(teacher / temperature)). Folklore; the
-  point-wise form of Hinton et al. 2015 used for click models, e.g. Zhu et al., CIKM 2020.
+  mean over the list of BCE(sigmoid(student / temperature), sigmoid(teacher / temperature)). Folklore; it is the
+  point-wise form of Hinton et al. 2015 and is used for click models, e.g. by Zhu et al., CIKM 2020.
 
   Args:
     temperature: softens both probabilities.
-    candidates: "full" (all items), "teacher" or "student" (its top k, the student's afresh every epoch).
-    k: length of the list, unless full.
+    candidates: "full" (all items), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
+    k: length of the list; unused with candidates="full".
     exclude_seen: leave a user's training items out of the list.
   """
   def loss(student, teacher, batch):

@@ -9,34 +9,36 @@ import optax
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement, rank_in
 
-_LEAST = 1e-9  # Weight of items that are not to be drawn, unless there are too few others.
+_LEAST = 1e-9  # Weight of items that are drawn only if there are too few others.
 
 
 def bd(learner: str = "student", sampled: int = 20, temperature: float = 5.0, sharpness: float = 0.01,
        peer_sharpness: float = 1e-4, depth: int = 500, every: int = 10) -> KD:
   """Bidirectional distillation (BD): Kweon, Kang, Yu, WWW 2021, https://arxiv.org/abs/2106.02870.
 
-  sum over sampled items of BCE(sigmoid(own score), sigmoid(other's score / temperature)). Items are drawn
-  without replacement: by the student with p ~ tanh(max(sharpness (own rank - other's rank), 0)) from the
-  other's top `depth`, by the peer with p ~ exp(peer_sharpness (own rank - other's rank)) from all unseen items.
-  What the other ranks higher is learned from it.
+  sum over sampled items of BCE(sigmoid(own score), sigmoid(other's score / temperature)). "Own" is the network that
+  learns, "other" is the network that it learns from. Items that the other ranks higher are more likely to be sampled.
+  Items are sampled without replacement: for the student with p ~ tanh(max(sharpness (own rank - other's rank), 0))
+  from the other's top `depth`, for the peer with p ~ exp(peer_sharpness (own rank - other's rank)) from all unseen
+  items.
 
-  One call is one direction. The paper's method, in which a large and a small network learn together and from
-  each other, is --peer=MODEL --kd="0.5*bd() + 0.5*bd(learner='peer')".
+  One call is one direction. In the paper, a large and a small network learn together and from each other:
+  --peer=MODEL --kd="0.5*bd() + 0.5*bd(learner='peer')".
 
   Args:
-    learner: who learns by it, "student" (the small network) or "peer" (the large one).
-    sampled: items per user, drawn afresh every epoch. The paper ties it to the user's interactions.
+    learner: the network that learns, "student" (the small network) or "peer" (the large one).
+    sampled: items per user, sampled again every epoch. In the paper it depends on the user's interactions.
     temperature: softens the other's probability.
-    sharpness: how large a difference of ranks saturates, for the student.
-    peer_sharpness: how fast p grows with the difference, for the peer.
-    depth: of both lists; for the student, what is not in one has rank `depth`: tanh(depth sharpness) = 1 - 9e-5.
+    sharpness: for the student, how fast p saturates with the rank difference.
+    peer_sharpness: for the peer, how fast p grows with the rank difference.
+    depth: length of both lists. For the student, items outside its list have rank `depth`; there
+      tanh(depth sharpness) = 1 - 9e-5.
     every: epochs between two rankings.
 
-  Departs from the paper: for the peer, what is not in a list has the mean of the ranks behind it, and as many
-  random unseen items as are sampled stand for all that are not in the student's list; no warm-up (give the
-  weight a schedule); the other's scores are those of the epoch's begin. The sign of rank differences is the
-  paper's; the authors' notebook ranks from the worst item up.
+  Departs from the paper: for the peer, items outside a list have the mean of the remaining ranks, and `sampled`
+  random unseen items represent all items outside the student's list; there is no warm-up (use a schedule for the
+  weight); the other's scores are from the beginning of the epoch. The sign of rank differences is as in the paper;
+  the authors' notebook counts ranks from the worst item.
   """
   if learner not in ("student", "peer"):
     raise InputError(f"learner={learner!r}: choose from student, peer")

@@ -15,29 +15,31 @@ def cd(sampled: int = 50, depth: int = 900, temperature: float = 20.0, softness:
        guide: str = "teacher", every: int = 5, redraw: bool = True) -> KD:
   """Collaborative distillation (CD): Lee, Choi, Lee, Shim, ICDM 2019, https://arxiv.org/abs/1911.05276.
 
-  mean over sampled unseen items of BCE(sigmoid(student), sigmoid((teacher + shift) / softness)). An item is
-  sampled by drawing two ranks r of the guide's list with p ~ exp(-r / (depth temperature)) and keeping the
-  better one, until `sampled` distinct items are found.
+  mean over sampled unseen items of BCE(sigmoid(student), sigmoid((teacher + shift) / softness)). To sample an item,
+  two ranks r of the guide's list are drawn with p ~ exp(-r / (depth temperature)), and the better rank is kept.
+  This is repeated until there are `sampled` distinct items.
 
   Args:
     sampled: items per user.
-    depth: how much of the guide's list they are drawn from.
-    temperature: flattens the draw; at 20 the two draws are nearly uniform over the list.
-    softness: T1 of the paper, of the teacher's probability.
-    shift: T2 of the paper, added to the teacher's scores.
-    guide: whose list, "teacher" or "student".
-    every: epochs between two rankings by the student, with guide="student".
-    redraw: afresh every epoch; if not, a user's places in the list are drawn once, the same whatever the seed.
+    depth: length of the guide's list from which items are sampled.
+    temperature: flattens the sampling distribution; at 20, both draws are nearly uniform over the list.
+    softness: T1 of the paper; softens the teacher's probability.
+    shift: T2 of the paper; added to the teacher's scores.
+    guide: the network whose list is used, "teacher" or "student".
+    every: with guide="student", epochs between two rankings by the student.
+    redraw: sample again every epoch. If False, a user's positions in the list are drawn once, and they do not
+      depend on the seed.
 
-  There is no authors' code; follows the re-implementations in UnKD's and RCE-KD's repositories, and departs
-  from them: depth is 3,000 there, more than small data sets have; UnKD's draws once for the whole run;
-  RCE-KD's ranks with the student every epoch, draws 2 items, and sums. Their samples are meant to be
-  distinct but, held by identity, are not.
+  The authors' code is not available. Follows the re-implementations in the repositories of UnKD and RCE-KD, and
+  departs from them: their depth is 3,000, which is more than small data sets have; UnKD's code samples once for the
+  whole run; RCE-KD's code ranks with the student every epoch, samples 2 items, and sums. Both codes try to sample
+  distinct items, but they compare tensors by identity, so items repeat.
   """
   if guide not in ("teacher", "student"):
     raise InputError(f"guide={guide!r}: choose from teacher, student")
   p = np.exp(-np.arange(1, depth + 1) / (depth * temperature))
-  # Better of two: r itself and anything behind it, in either order. Until n are distinct: without replacement.
+  # The better of two draws is r if one draw is r and the other is r or a worse rank, in either order. Drawing until
+  # n ranks are distinct is the same as sampling without replacement.
   log_weights = np.log(p) + np.log(p + 2 * (p.sum() - np.cumsum(p)).clip(0))
 
   def sample(rng, view):

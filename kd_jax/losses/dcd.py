@@ -8,30 +8,31 @@ import jax.numpy as jnp
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement, plackett_luce, rank_in
 
-_LEAST = 1e-5  # Least weight of an item in a draw, so that there is always something to draw.
+_LEAST = 1e-5  # The smallest weight of an item, so that k items can always be drawn.
 
 
 def dcd(side: str = "users", k: int = 40, depth: int = 200, temperature: float = 10.0, every: int = 10) -> KD:
   """Dual correction strategy for distillation (DCD): Lee, Kim, CIKM 2021, https://arxiv.org/abs/2109.03459.
 
-  The list-wise likelihood of k items that the student underestimates, in the teacher's order, each ahead of
-  k items that it overestimates. Both are drawn without replacement from the teacher's top `depth` of unseen
-  items, with p ~ max(tanh(max(+-(student's rank - teacher's rank) / temperature, 0)), 1e-5).
+  The list-wise likelihood of k items that the student underestimates, in the teacher's order, each before k items
+  that the student overestimates. Both are sampled without replacement from the teacher's top `depth` of unseen
+  items, with p ~ max(tanh(max(+-(student's rank - teacher's rank) / temperature, 0)), 1e-5): + for underestimated
+  items, - for overestimated items.
 
-  One call is one side. The paper's loss adds both to that of RRD: rrd() + dcd() + dcd(side='items').
+  One call is one side. The paper's loss adds both sides to the loss of RRD: rrd() + dcd() + dcd(side='items').
 
   Args:
     side: "users" ranks items for every user (L_UCD), "items" ranks users for every item (L_ICD).
-    k: items on either side of the likelihood.
-    depth: how much of the teacher's list is corrected.
-    temperature: how large a difference of ranks saturates.
-    every: epochs between two rankings by the student, the dearest part; draws are fresh every epoch. Where items
-      outnumber users, the items' side costs several times as much as the users'.
+    k: number of underestimated items, and of overestimated items.
+    depth: length of the teacher's list from which items are sampled.
+    temperature: the scale of rank differences at which p saturates.
+    every: epochs between two rankings by the student, which are the most expensive part; items are sampled again
+      every epoch. If there are more items than users, side="items" costs several times as much as side="users".
 
-  Departs from the paper: the student's list is depth + 10 temperature long and what is not in it has that
-  rank; as tanh(10) = 1 - 4e-9, no weight changes. Departs from the public code of RCE-KD, which has the user
-  side only: there training items compete in the student's ranking but not in the teacher's, underestimated
-  items keep the order of the draw, k is 100, depth 500, and the student ranks every epoch.
+  Departs from the paper: the student's list has length depth + 10 temperature, and items outside it have that rank;
+  since tanh(10) = 1 - 4e-9, no weight changes. Departs from the public code of RCE-KD, which has the user side only:
+  that code has training items in the student's ranking but not in the teacher's, keeps underestimated items in the
+  order in which they were drawn, has k = 100 and depth = 500, and ranks with the student every epoch.
   """
   if side not in ("users", "items"):
     raise InputError(f"side={side!r}: choose from users, items")

@@ -10,7 +10,7 @@ from kd_jax.losses._experts import ExpertsOfBothSides
 
 
 class Reconstruction(nn.Module):
-  """The teacher's vectors as the experts rebuild them from the student's."""
+  """The experts' reconstruction of the teacher's vectors from the student's vectors."""
 
   experts: ExpertsOfBothSides
 
@@ -22,20 +22,22 @@ def de(experts: int = 30, start_temperature: float = 1.0, end_temperature: float
        item_weight: float = 0.5) -> KD:
   """Distillation experts (DE): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357.
 
-  |t - sum_m g_m E_m(s)|^2 of every user's and item's vector. E_m are MLPs [ds, (ds + dt) // 2, dt] with
-  ReLU, g = softmax((log softmax(W t + b) + Gumbel noise) / temperature); users and items have their own.
+  |t - sum_m g_m E_m(s)|^2 for the vectors s (student) and t (teacher) of every user and item. The experts E_m are
+  MLPs [ds, (ds + dt) // 2, dt] with ReLU. The gate is g = softmax((log softmax(W t + b) + Gumbel noise) / temperature).
+  Users and items have separate experts and gates.
 
   Args:
-    experts: how many on each side.
-    start_temperature: at epoch 0.
-    end_temperature: at epoch `epochs`, reached geometrically; at 1e-10 one expert has all the weight.
-    epochs: over how many the temperature falls.
-    item_weight: factor of the items' terms. A user meets two items, so the authors halve them.
+    experts: number of experts for users, and for items.
+    start_temperature: temperature of the gate at epoch 0.
+    end_temperature: temperature at epoch `epochs`, reached geometrically; at 1e-10, one expert has all the weight.
+    epochs: number of epochs in which the temperature falls.
+    item_weight: factor of the items' terms. The authors use 1/2, since a user comes with two items (a positive
+      and a negative).
 
-  Departs from the authors' code: log softmax has no 1e-10 added; the temperature does not lag an epoch;
-  the noise is one draw per entity and step; a student as wide as its teacher keeps hidden layers of that
-  width, not of half. --kd_per=user sums over a batch's distinct entities, as published, except that an
-  item that is both a positive and a negative there counts once, not once as each.
+  Departs from the authors' code: no 1e-10 is added in log softmax; the temperature does not lag one epoch behind;
+  noise is drawn once per entity and step; if the student is as wide as its teacher, hidden layers have that width,
+  not half of it. With `kd_per=user`, the loss is the sum over the distinct entities of a batch, as published, except
+  that an item that is both a positive and a negative counts once, not twice.
   """
   def loss(student, teacher, batch):
     factor = jnp.where(batch["is_user"], 1.0, item_weight)

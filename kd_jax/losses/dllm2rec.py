@@ -10,23 +10,25 @@ from kd_jax.base import KD, Lists
 
 def dllm2rec(k: int = 10, position: float = 0.3, confidence: float = 0.5, consistency: float = 0.1,
              decay: float = 1.0) -> KD:
-  """DLLM2Rec, its ranking part: Cui et al., RecSys 2024, https://arxiv.org/abs/2405.00338.
+  """DLLM2Rec, the ranking part: Cui et al., RecSys 2024, https://arxiv.org/abs/2405.00338.
 
-  - sum_i w_i log sigmoid(student of the teacher's i-th item) - log sigmoid(-student of an unseen item), with
-  w_i ~ position p_i + confidence c_i + consistency o_i, of sum 1: p_i ~ exp(-i / decay) falls with the rank,
-  c = softmax of the teacher's scores, o_i = 1 if the item is in the student's top k too.
+  - sum_i w_i log sigmoid(s_i) - log sigmoid(-s_0): s_i is the student's score of the teacher's i-th item, s_0 its
+  score of a random unseen item. The weights w_i ~ position p_i + confidence c_i + consistency o_i sum to 1, where
+  p_i ~ exp(-i / decay) falls with the rank, c = softmax of the teacher's scores, and o_i = 1 if the item is also in
+  the student's top k, else 0.
 
   Args:
-    k: length of the lists. The teacher may be a file, --teacher=file:PATH, of ranked lists with confidences.
-    position: weight of the teacher's order.
-    confidence: weight of the teacher's confidence.
-    consistency: weight of agreement with the student.
-    decay: how fast p falls.
+    k: length of the lists. The teacher may be a file of ranked lists with confidences, `teacher=file`:PATH.
+    position: weight of the teacher's order (p).
+    confidence: weight of the teacher's confidence (c).
+    consistency: weight of the agreement with the student (o).
+    decay: how fast p falls with the rank.
 
-  Departs from the authors' code: confidence there is exp(-distance) between a generated description and the
-  item, so a file for it holds -distance; the negative's term there is -log sigmoid(1 - s), and its
-  item the one of the base loss; the student's list is of every step, here of every epoch, without training
-  items. The distributionally robust term and the distillation of text embeddings are not part of it.
+  Departs from the authors' code: the code computes confidence as exp(-distance) between a generated description and
+  the item, so a teacher file for it must have -distance as confidence; the code has -log sigmoid(1 - s) as the term
+  of the negative, and uses the negative of the base loss; the code updates the student's list every step, here it is
+  updated every epoch and excludes training items. The distributionally robust loss and the distillation of text
+  embeddings are left out.
   """
   def sample(rng, view):
     p = jax.nn.softmax(-jnp.arange(1, k + 1) / decay)

@@ -16,13 +16,14 @@ def ensemble(temperature: float = 1.0, candidates: str = "teacher", k: int = 50,
   temperature^2 * KL(mean over teachers of softmax(teacher / temperature) || softmax(student / temperature)).
 
   Args:
-    temperature: softens all distributions; the factor temperature^2 keeps gradients of one size.
-    candidates: "full" (all items), "teacher" (the union of every teacher's top k) or "student" (its top k).
-    k: length of the lists, unless full.
+    temperature: softens all distributions; the factor temperature^2 keeps the scale of gradients independent of it.
+    candidates: "full" (all items), "teacher" (the union of the top k of all teachers) or "student" (its top k,
+      ranked again every epoch).
+    k: length of the lists; unused with candidates="full".
     exclude_seen: leave a user's training items out of the lists.
 
-  Departs from the paper: a list of items stands for its classes, KL for the cross-entropy (same gradient),
-  and its second loss, on triplets of intermediate representations, is left out.
+  Departs from the paper: listed items replace the classes; KL replaces the cross-entropy (the gradient is the same);
+  the paper's second loss, on triplets of intermediate representations, is left out.
   """
   def loss(student, teacher, batch):
     counted = batch.get("counted", True)

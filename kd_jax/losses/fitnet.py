@@ -10,7 +10,7 @@ from kd_jax.losses._experts import by_side, uniform, unit
 
 
 class Projector(nn.Module):
-  """Student's vectors in the teacher's width, by a map of users and one of items."""
+  """Maps the student's vectors to the teacher's width, with one map for users and one for items."""
 
   hidden: int
 
@@ -31,15 +31,16 @@ class Projector(nn.Module):
 def fitnet(hidden: int = 0, normalise: bool = False) -> KD:
   """Hint regression (FitNet): Romero et al., ICLR 2015, https://arxiv.org/abs/1412.6550.
 
-  |t - r(s)|^2 of every user's and item's vector; r, one for users and one for items, is learnt.
+  |t - r(s)|^2 for the vectors s (student) and t (teacher) of every user and item. The map r is learned, one for users
+  and one for items.
 
   Args:
-    hidden: width of a hidden layer of r with ReLU; 0 for a linear r, which recommenders use.
+    hidden: width of a hidden layer of r with ReLU; with 0, r is linear, as recommenders use it.
     normalise: compare vectors of length 1.
 
-  Departs from the paper: no factor 1/2; vectors of users and items in place of a hidden layer; trained
-  together with the base loss, not before it. --kd_per=user sums over the distinct entities of a batch,
-  as Kang et al., KDD 2021, do for this baseline.
+  Departs from the paper: there is no factor 1/2; vectors of users and items replace a hidden layer; the loss is
+  trained together with the base loss, not before it. With `kd_per=user`, the loss is the sum over the distinct
+  entities of a batch, as in Kang et al., KDD 2021, for this baseline.
   """
   def loss(student, teacher, batch):
     s, t = (unit(x.query) if normalise else x.query for x in (student, teacher))

@@ -1,4 +1,4 @@
-"""Distillation from several teachers, weighted for every sample by a gate."""
+"""Distillation from several teachers; a gate computes the teachers' weights for every sample."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kd_jax.losses._lists import candidate_lists
 
 
 class _Gate(nn.Module):
-  """Adds the teachers' weights [E, B, C] to the student."""
+  """Returns the student's outputs and the teachers' weights [E, B, C]."""
 
   @nn.compact
   def __call__(self, student, teacher, batch):
@@ -25,18 +25,19 @@ class _Gate(nn.Module):
 def gated(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """Gated distillation from several teachers: Zhu et al., CIKM 2020, https://arxiv.org/abs/2011.04106.
 
-  mean over the list of BCE(sigmoid(student / temperature), sum_m g_m sigmoid(teacher_m / temperature)), with
-  the gate g = softmax over teachers of w_m teacher_m + b_m: for every user and item the teachers' scores say
-  how much each of them counts. w and b are learned with the student; at first all teachers count the same.
+  mean over the list of BCE(sigmoid(student / temperature), sum_m g_m sigmoid(teacher_m / temperature)). The gate
+  g = softmax over teachers of w_m teacher_m + b_m computes the teachers' weights from their scores, for every user and
+  item. w and b are learned with the student; at first, all teachers have the same weight.
 
   Args:
     temperature: softens all probabilities.
-    candidates: "full" (all items), "teacher" (the union of every teacher's top k) or "student" (its top k).
-    k: length of the lists, unless full.
+    candidates: "full" (all items), "teacher" (the union of the top k of all teachers) or "student" (its top k,
+      ranked again every epoch).
+    k: length of the lists; unused with candidates="full".
     exclude_seen: leave a user's training items out of the lists.
 
-  Departs from the paper: listed items stand for logged impressions; the regression on hidden layers and the
-  early stopping by the distillation loss are left out. With one teacher it is bce().
+  Departs from the paper: listed items replace logged impressions; the regression on hidden layers and the early
+  stopping by the distillation loss are left out. With one teacher, the method is the same as bce().
   """
   def loss(student, teacher, batch):
     student, gate = student

@@ -17,7 +17,7 @@ GROUP_TOPOLOGIES = ("entities", "prototypes")
 
 
 class Grouped(NamedTuple):
-  """Of every entity: the student's vector, the teacher's as experts rebuild it, its group."""
+  """For every entity: the student's vector, the experts' reconstruction of the teacher's vector, the group."""
 
   query: Array  # [E, ds]
   hint: Array  # [E, dt]
@@ -25,7 +25,7 @@ class Grouped(NamedTuple):
 
 
 class Grouping(nn.Module):
-  """Adaptive group assignment: the gate of the experts says who is in which group."""
+  """Adaptive group assignment: the gate of the experts assigns every entity to a group."""
 
   experts: ExpertsOfBothSides
 
@@ -34,14 +34,17 @@ class Grouping(nn.Module):
 
 
 def _pairs(positive_only, s, t, s_other, t_other, weight):
-  """[P, R] sums over the C others of a row's group: rows [P, R, .], others [P, C, .], their weight [P, C]."""
+  """[P, R] sums over the C other entities of a row's group, for P pairs of blocks.
+
+  Rows are [P, R, .], others are [P, C, .] with weights [P, C].
+  """
   cosine = jnp.einsum("prd,pcd->prc", t, t_other)
   counted = weight[:, None] * (cosine > 0) if positive_only else weight[:, None]
   return jnp.sum(counted * (jnp.einsum("prd,pcd->prc", s, s_other) - cosine) ** 2, axis=2)
 
 
 def _places(where, i):
-  """Every block of a group meets every block of it."""
+  """Pairs every block of a group with every block of the same group."""
   group, number = _blocks.of_turn(i, where.blocks**2)
   across = jnp.maximum(where.blocks[jnp.minimum(group, where.blocks.size - 1)], 1)
   row, other = (_blocks.entities(where, group, n) for n in (number // across, number % across))
@@ -54,25 +57,26 @@ def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", 
   """Hierarchical topology distillation (HTD): Kang, Hwang, Kweon, Yu, KDD 2021,
   https://arxiv.org/abs/2106.08700.
 
-  alpha * TD + (1 - alpha) * GA. GA is the loss of distillation experts, |t - sum_m g_m E_m(s)|^2; an
-  entity's group is the arg-max of their gate without noise, users and items apart. TD sums, of cosines,
-  (student - teacher)^2 over ordered pairs of one group and over pairs of a group's prototype (the mean of
-  its members in the batch) with every entity, (P, e), or with every prototype, (P, P).
+  alpha * TD + (1 - alpha) * GA. GA is the loss of distillation experts, |t - sum_m g_m E_m(s)|^2. The group of an
+  entity is the arg-max of their gate without noise; users and items have separate groups. TD is the sum of
+  (cosine of the student - cosine of the teacher)^2 over two kinds of ordered pairs: two entities of one group; and a
+  group's prototype (the mean of its members in the batch) with every entity, (P, e), or with every prototype, (P, P).
 
   Args:
-    alpha: weight of TD; GA has the rest.
-    groups: groups, and so experts, on each side.
+    alpha: weight of TD; GA has weight 1 - alpha.
+    groups: number of groups, and so of experts, for users, and for items.
     group_topology: "entities" for (P, e), "prototypes" for (P, P).
-    positive_only: of pairs of one group, only those of positive teacher cosine. The authors' code selects
-      so, though the paper says nothing of it.
-    detach: no gradient through prototypes, as in the authors' code, where (P, P) therefore trains nothing.
-    start_temperature: of the gate at epoch 0.
-    end_temperature: at epoch `epochs`, reached geometrically.
-    epochs: over how many the temperature falls.
+    positive_only: of the pairs in one group, use only those with a positive teacher cosine. The authors' code does
+      so; the paper does not mention it.
+    detach: no gradient flows through prototypes, as in the authors' code. There, (P, P) therefore trains nothing.
+    start_temperature: temperature of the gate at epoch 0.
+    end_temperature: temperature at epoch `epochs`, reached geometrically.
+    epochs: number of epochs in which the temperature falls.
 
-  Departs from the authors' code: log softmax has no 1e-10 added; the temperature does not lag an epoch
-  (there, epochs 0 and 1 have the start's); the noise is one draw per entity and step. --kd_per=user takes
-  distinct entities, as published; otherwise one counts as often as it is met, in prototypes too.
+  Departs from the authors' code: no 1e-10 is added in log softmax; the temperature does not lag one epoch behind (in
+  the code, epochs 0 and 1 both have the start temperature); noise is drawn once per entity and step. `kd_per=user`
+  uses distinct entities, as published; otherwise entities that occur several times count several times, also in
+  prototypes.
   """
   if group_topology not in GROUP_TOPOLOGIES:
     raise InputError(f"group_topology={group_topology!r}: choose from {', '.join(GROUP_TOPOLOGIES)}")
@@ -83,13 +87,16 @@ def htd(alpha: float = 0.5, groups: int = 30, group_topology: str = "entities", 
 
     members = weight[:, None] * jax.nn.one_hot(student.group, 2 * groups)  # [E, G]
     size = jnp.sum(members, axis=0)
-    prototype = lambda x: unit(members.T @ x / jnp.maximum(size, 1e-9)[:, None])
+
+    def prototype(x):
+      return unit(members.T @ x / jnp.maximum(size, 1e-9)[:, None])
+
     p_s, p_t = prototype(student.query), prototype(teacher.query)
     if detach:  # Part of the published method.
       p_s = jax.lax.stop_gradient(p_s)
     if group_topology == "entities":
       between = jnp.sum((s @ p_s.T - t @ p_t.T) ** 2, axis=1, where=size > 0)
-    else:  # A prototype's sum is shared out among its members.
+    else:  # The sum of a prototype is divided among its members.
       between = jnp.sum((p_s @ p_s.T - p_t @ p_t.T) ** 2, axis=1, where=size > 0)
       between = (between / jnp.maximum(size, 1e-9))[student.group] * (weight > 0)
     where = _blocks.groups(student.group[:, None] == jnp.arange(2 * groups))

@@ -15,10 +15,10 @@ def kl(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclu
   temperature^2 * KL(softmax(teacher / temperature) || softmax(student / temperature)) over a list.
 
   Args:
-    temperature: softens both distributions; the factor temperature^2 keeps gradients of one size.
-    candidates: "full" (all items), "teacher" or "student" (its top k, the student's afresh every epoch).
-    k: length of the list, unless full.
-    exclude_seen: leave a user's training items out of the list. The public recommender code keeps them.
+    temperature: softens both distributions; the factor temperature^2 keeps the scale of gradients independent of it.
+    candidates: "full" (all items), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
+    k: length of the list; unused with candidates="full".
+    exclude_seen: leave a user's training items out of the list. Public recommender code keeps them.
   """
   def loss(student, teacher, batch):
     log_p = jax.nn.log_softmax(teacher.scores / temperature)

@@ -12,17 +12,17 @@ from kd_jax.losses._lists import candidate_lists
 def listnet(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """List-wise top-one cross-entropy (ListNet): Cao, Qin, Liu, Tsai, Li, ICML 2007.
 
-  - sum over the list of softmax(teacher / temperature) log softmax(student / temperature): the cross-entropy
-  of the probabilities that an item is the first of the list. Named KD in the code of RCE-KD (ICLR 2026).
+  - sum over the list of softmax(teacher / temperature) log softmax(student / temperature): the cross-entropy of
+  top-one probabilities, i.e. that an item is the first of the list. The code of RCE-KD (ICLR 2026) calls it KD.
 
   Args:
     temperature: softens both distributions.
-    candidates: "full" (all items), "teacher" or "student" (its top k, the student's afresh every epoch).
-    k: length of the list, unless full.
-    exclude_seen: leave a user's training items out of the list. The public recommender code keeps them.
+    candidates: "full" (all items), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
+    k: length of the list; unused with candidates="full".
+    exclude_seen: leave a user's training items out of the list. Public recommender code keeps them.
 
-  Departs from the paper: the teacher's scores stand for relevance judgements. Its gradient is that of
-  kl() / temperature^2; the two differ by the teacher's entropy.
+  Departs from the paper: the teacher's scores replace relevance judgements. The gradient is the same as for
+  kl() / temperature^2; the two losses differ by the teacher's entropy.
   """
   def loss(student, teacher, batch):
     p = jax.nn.softmax(teacher.scores / temperature)

@@ -12,21 +12,22 @@ from kd_jax.losses._lists import candidate_lists
 
 def masked_soft_labels(temperature: float = 1.0, activation: str = "softmax", candidates: str = "full",
                        k: int = 10) -> KD:
-  """Soft labels times true labels: the teacher's probability where the label is true, else 0.
+  """Soft labels times true labels: the target is the teacher's probability if the label is true, else 0.
 
   mean over the candidates of BCE(sigmoid(student), label * p), p = softmax or sigmoid of teacher / temperature.
-  Folklore; the unmasked targets are those of Hinton et al., NIPS Workshop 2015.
+  Folklore; the unmasked targets are from Hinton et al., NIPS Workshop 2015.
 
-  What the mask loses: the products are no distribution, since they sum to what the teacher gives to the true
-  labels; and what a teacher says of wrong labels, which is most of what soft labels carry, is gone. Where softmax
-  shares its one unit among several true labels, targets of true labels fall below 1/2, and so does what the
-  student learns to say of them. kl(candidates='full') and bce(candidates='full') keep both.
+  The mask loses information. The products are not a distribution: they sum to the teacher's probability of all true
+  labels. The teacher's probabilities of wrong labels, which are most of the information in soft labels, are lost.
+  With several true labels, their softmax probabilities sum to at most 1. Most of their targets are then below 1/2, and
+  the student learns probabilities below 1/2 for them. kl(candidates='full') and bce(candidates='full') use the unmasked
+  targets.
 
   Args:
     temperature: softens the teacher's probabilities.
     activation: "softmax" or "sigmoid": how the teacher's scores become probabilities.
-    candidates: "full" (all labels), "teacher" or "student" (its top k, the student's afresh every epoch).
-    k: length of the list, unless full.
+    candidates: "full" (all labels), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
+    k: length of the list; unused with candidates="full".
   """
   probabilities = {"softmax": jax.nn.softmax, "sigmoid": jax.nn.sigmoid}
   if activation not in probabilities:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement
 
-_MOST_COUNTED = 50  # The cap on a position's count in the authors' code.
+_MOST_COUNTED = 50  # The upper bound of c_i in the authors' code.
 
 
 def rcekd(k: int = 50, sampled: int = 50, depth: int = 200, temperature: float = 1.0,
@@ -17,20 +17,20 @@ def rcekd(k: int = 50, sampled: int = 50, depth: int = 200, temperature: float =
 
   (1 - g) CE(softmax t, s; on Q_S) + g CE(softmax t, s; on Q_T + A), with g = exp(-beta |Q_T & A| / k).
 
-  Q_S and Q_T are the student's and the teacher's top k; A are `sampled` items drawn without replacement
-  from the student's top `depth`, position i with weight exp((c_i + 1) / sampling_temperature), c_i the
-  number of Q_T's items at or below i in that list, at most 50. Lists may hold training items.
+  Q_S and Q_T are the student's and the teacher's top k. A has `sampled` items, drawn without replacement from the
+  student's top `depth`. Position i has weight exp((c_i + 1) / sampling_temperature), where c_i is the number of Q_T's
+  items at position i or lower in that list, at most 50. Lists may contain training items.
 
   Args:
     k: length of Q_S and Q_T.
     sampled: size of A.
-    depth: how much of the student's list A is drawn from.
+    depth: length of the student's list from which A is drawn.
     temperature: softens teacher and student.
     sampling_temperature: flattens the weights of the draw.
-    beta: how fast weight moves from the second term to the first as the two rankings agree.
+    beta: how fast weight moves from the second term to the first as the two rankings agree more.
 
-  Follows the authors' code in two points: an item of Q_T that is also in Q_S or A counts once, there;
-  the overlap is measured with the drawn A, not with Q_S.
+  Follows the authors' code in two points: an item of Q_T that is also in Q_S or A counts in Q_S or A only; the overlap
+  is measured with the sampled A, not with Q_S.
   """
   if max(k, sampled) > depth:
     raise InputError(f"k={k} or sampled={sampled} is more than depth={depth}")
@@ -48,7 +48,7 @@ def rcekd(k: int = 50, sampled: int = 50, depth: int = 200, temperature: float =
 
   def loss(student, teacher, batch):
     s, t = student.scores / temperature, teacher.scores / temperature
-    # [B, sampled + k]: all of A, and of Q_T what is not there already.
+    # [B, sampled + k]: all items of A, and the items of Q_T that are in neither Q_S nor A.
     counted = jnp.concatenate([jnp.ones((s.shape[0], sampled), bool), batch["fresh"]], axis=1)
     g = jnp.exp(-beta * batch["shared"])
     return (1 - g) * _cross_entropy(t[:, :k], s[:, :k]) + g * _cross_entropy(t[:, k:], s[:, k:], counted)

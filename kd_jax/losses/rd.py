@@ -12,21 +12,22 @@ def rd(k: int = 10, decay: float = 1.0, sharpness: float = 0.1, dynamic_samples:
        renormalize: bool = True) -> KD:
   """Ranking distillation (RD): Tang, Wang, KDD 2018, https://arxiv.org/abs/1809.07428.
 
-  - sum_r w_r log sigmoid(student of the teacher's r-th item), r = 1..k. Up to `start_epoch`, w_r is
-  a_r ~ exp(-r / decay), of sum 1; from then on, w_r ~ a_r b_r with b_r = tanh(max(sharpness (e_r - r), 0)),
-  e_r = floor((I - 1) f) + 1 the estimated rank by the student, f the share of random items that it prefers.
+  - sum_r w_r log sigmoid(s_r), r = 1..k, where s_r is the student's score of the teacher's r-th item. Before
+  `start_epoch`, w_r = a_r ~ exp(-r / decay), with sum 1. From then on, w_r ~ a_r b_r with
+  b_r = tanh(max(sharpness (e_r - r), 0)). e_r = floor((I - 1) f) + 1 is the student's estimated rank of the item
+  among I items, where f is the share of random items that the student scores higher.
 
   Args:
     k: length of the teacher's list.
     decay: lambda of the paper: how fast the weight of a position falls.
-    sharpness: mu of the paper: how fast the weight of a discrepancy saturates.
-    dynamic_samples: random items by which the student's rank is estimated.
-    start_epoch: epochs before discrepancies count.
-    renormalize: divide a_r b_r by their sum, as in the paper; the authors' code has False.
+    sharpness: mu of the paper: how fast b_r saturates with the discrepancy e_r - r.
+    dynamic_samples: number of random items that estimate the student's rank.
+    start_epoch: number of epochs before discrepancies are used.
+    renormalize: divide a_r b_r by their sum, as in the paper; False in the authors' code.
 
-  Departs from the paper: the random items are a systematic sample of what is neither seen nor in the
-  teacher's list, drawn afresh every epoch. Departs from the authors' code: that has floor(I f) - (r - 1) for
-  the discrepancy e_r - r. Their average over the batch is --reduction=mean here.
+  Departs from the paper: the random items are a systematic sample of the items that are neither seen nor in the
+  teacher's list, drawn again every epoch. Departs from the authors' code: the code has floor(I f) - (r - 1) as the
+  discrepancy e_r - r. The code averages the loss over the batch; use `reduction=mean` for that.
   """
   def sample(rng, view):
     return {"items": jnp.concatenate([view.teacher.items, view.unseen]),
@@ -36,7 +37,7 @@ def rd(k: int = 10, decay: float = 1.0, sharpness: float = 0.1, dynamic_samples:
     listed, others = student.scores[:, :k], student.scores[:, k:]
     rank = jnp.arange(1, k + 1, dtype=jnp.float32)
     position = jax.nn.softmax(-rank / decay)
-    # Comparisons carry no gradient: the weights are constants without being told so.
+    # Comparisons have no gradient, so the weights need no stop_gradient.
     share = jnp.mean((others[:, None] > listed[:, :, None]).astype(jnp.float32), axis=2)
     estimated = jnp.floor((batch["num_items"][:, None] - 1) * share) + 1
     hybrid = position * jnp.tanh(jnp.maximum(sharpness * (estimated - rank), 0))

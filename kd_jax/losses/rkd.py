@@ -15,22 +15,22 @@ _TINY = 1e-9
 def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int = 16) -> KD:
   """Relational knowledge distillation (RKD): Park, Kim, Lu, Cho, CVPR 2019, https://arxiv.org/abs/1904.05068.
 
-  distance_weight * RKD-D + angle_weight * RKD-A, h being the Huber loss of threshold 1:
-  RKD-D = mean over pairs of h(|s_i - s_j| / mu_s, |t_i - t_j| / mu_t), mu the mean distance;
-  RKD-A = mean over triplets of h(cos of the student's angle j-i-k, cos of the teacher's).
+  distance_weight * RKD-D + angle_weight * RKD-A, where h is the Huber loss with threshold 1:
+  RKD-D = mean over pairs of h(|s_i - s_j| / mu_s, |t_i - t_j| / mu_t), where mu is the mean distance;
+  RKD-A = mean over triplets of h(cos of the student's angle j-i-k, cos of the teacher's angle).
 
   Args:
-    distance_weight: of RKD-D; the authors' for classification.
-    angle_weight: of RKD-A; the authors' for classification.
-    anchors: j and k are this many random distinct entities of the batch, drawn afresh for each batch by a
-      hash of epoch and entity; i is every entity. All entities, if the batch has no more.
+    distance_weight: weight of RKD-D; the default is the authors' value for classification.
+    angle_weight: weight of RKD-A; the default is the authors' value for classification.
+    anchors: number of anchors: random distinct entities of the batch, drawn again for each batch by a hash of epoch
+      and entity. j and k are anchors, i is every entity. If the batch has no more entities, all are anchors.
 
-  Departs from the paper: j and k run over anchors, since all triplets of thousands of entities are too
-  many; vectors of users and items, related with each other, in place of an image's, and of any length,
-  where the authors' code for classification scales them to 1. The paper writes sums, the authors' code takes
-  means: a row's value is its mean over j (over j, k), so the sum over rows is that mean times their number.
-  Means leave out coinciding i, j, k, whose terms are 0; the code counts them. --kd_per=user takes every
-  entity once.
+  Departs from the paper: j and k are anchors only, since thousands of entities have too many triplets. Vectors of users
+  and items, compared with each other, replace vectors of images. They may have any length, while the authors' code for
+  classification scales them to length 1. The paper writes sums, and the authors' code takes means: here the loss of a
+  row is its mean over j (RKD-A: over j and k), so the sum over rows is the mean over all times the number of rows.
+  Means leave out pairs and triplets in which i, j or k are the same entity, whose terms are 0; the code counts them.
+  With `kd_per=user`, every entity counts once.
   """
   def loss(student, teacher, batch):
     key, weight = entity(batch), batch["weight"]
@@ -52,17 +52,17 @@ def rkd(distance_weight: float = 25.0, angle_weight: float = 50.0, anchors: int 
 
 
 def _products(x, chosen):
-  """((squared length [E] of every row of x [E, D], products with the chosen [E, n]), products [n, n] among them).
+  """((squared lengths [E] of the rows of x [E, D], their products [E, n] with the chosen rows), products [n, n]).
 
-  All distances and angles follow from these, without differences [E, n, D]. The origin is in the midst of the
-  chosen, so that little is lost in subtractions.
+  The last are products of the chosen rows. All distances and angles are computed from these, without differences [E, n,
+  D]. The mean of the chosen rows is subtracted first, which keeps the rounding errors of later subtractions small.
   """
   x = x - jax.lax.stop_gradient(jnp.mean(x[chosen], axis=0))
   return (jnp.sum(x * x, axis=1), x @ x[chosen].T), x[chosen] @ x[chosen].T
 
 
 def _seen_from(own, among):
-  """(distances [n] of one row to the chosen, cosines [n, n] of the angles that they span there)."""
+  """(distances [n] from one row to the chosen rows, cosines [n, n] of the angles at that row)."""
   length, towards = own
   spanned = among - towards[:, None] - towards + length
   distance = jnp.sqrt(jnp.maximum(jnp.diagonal(spanned), 1e-16))
@@ -74,7 +74,7 @@ def _mean(x, weight, axis):
 
 
 def _draw(key, weight, epoch, n):
-  """(row, entity, weight) [n] of random distinct entities; weight 0 where the batch has fewer."""
+  """(row, entity, weight) [n] of random distinct entities; padding of weight 0 if the batch has fewer."""
   key = jnp.where(weight > 0, key, -1)
   distinct, row, place = jnp.unique(key, return_index=True, return_inverse=True, size=key.shape[0],
                                     fill_value=-1)

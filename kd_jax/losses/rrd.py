@@ -11,18 +11,19 @@ from kd_jax.losses._lists import draw_without_replacement, plackett_luce
 def rrd(k: int = 40, uninteresting: int = 40, temperature: float = 10.0, depth: int = 500) -> KD:
   """Relaxed ranking distillation (RRD): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357.
 
-  The list-wise likelihood of k interesting items in the teacher's order, each ahead of all the
-  uninteresting ones, whose own order is left free. Drawn afresh every epoch.
+  The list-wise likelihood of k interesting items in the teacher's order, each before all uninteresting items. The order
+  of uninteresting items does not matter. Both are sampled again every epoch.
 
   Args:
-    k: interesting items, drawn without replacement from the teacher's top `depth` of unseen items with
-      p ~ exp(-rank / temperature) (ranks from 1), then sorted back by the teacher's rank.
-    uninteresting: items drawn uniformly from those neither seen nor in the teacher's top `depth`.
-    temperature: how fast the probability of being drawn falls with the rank.
-    depth: how much of the teacher's list is used.
+    k: number of interesting items, sampled without replacement from the teacher's top `depth` of unseen items with
+      p ~ exp(-rank / temperature) (ranks from 1), then sorted by the teacher's rank.
+    uninteresting: number of items sampled uniformly from the items that are neither seen nor in the teacher's top
+      `depth`.
+    temperature: how fast the sampling probability falls with the rank.
+    depth: length of the teacher's list.
 
-  Departs from the paper: uninteresting items are a systematic sample (distinct, each with the same
-  probability), not independent draws.
+  Departs from the paper: uninteresting items are a systematic sample (distinct items, all with the same probability),
+  not independent draws.
   """
   if k > depth:
     raise InputError(f"k={k} is more than depth={depth}")

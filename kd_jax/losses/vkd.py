@@ -13,7 +13,7 @@ NORMALISATIONS = ("standardise", "unit", "centre", "none")
 
 
 class Orthogonal(nn.Module):
-  """Student's vectors in the teacher's width, by an orthogonal map of users and one of items."""
+  """Maps the student's vectors to the teacher's width, with an orthogonal map for users and one for items."""
 
   @nn.compact
   def __call__(self, student, teacher, batch) -> Outputs:
@@ -23,8 +23,11 @@ class Orthogonal(nn.Module):
     return Outputs(None, jnp.concatenate(projected))
 
   def _map(self, side, ds, dt):
-    """[ds, dt], its shorter side orthonormal: Q of a free matrix, the one for which R has a positive diagonal."""
-    # Saxe et al., ICLR 2014: starts uniform over orthogonal maps.
+    """An orthogonal map [ds, dt]: its rows are orthonormal if ds <= dt, else its columns.
+
+    It is the factor Q in the QR decomposition of a free matrix, with a positive diagonal of R.
+    """
+    # The initial map is uniform over orthogonal maps; Saxe et al., ICLR 2014.
     free = self.param(side, nn.initializers.orthogonal(), (max(ds, dt), min(ds, dt)))
     root = jnp.linalg.cholesky(free.T @ free)  # = R^T: many times faster than a QR decomposition and its gradient
     q = jax.scipy.linalg.solve_triangular(root, free.T, lower=True)
@@ -34,17 +37,17 @@ class Orthogonal(nn.Module):
 def vkd(normalisation: str = "standardise") -> KD:
   """Orthogonal projections (VkD): Miles, Elezi, Deng, CVPR 2024, https://arxiv.org/abs/2403.06213.
 
-  |N(t) - s P|^2 of every user's and item's vector, where P P^T = I (so P keeps the student's inner
-  products) is learnt, one for users and one for items, and N normalises the teacher.
+  |N(t) - s P|^2 for the vectors s (student) and t (teacher) of every user and item. P is a learned map with P P^T = I
+  (so P keeps the student's inner products), one for users and one for items. N normalises the teacher's vectors.
 
   Args:
-    normalisation: N, over the batch's users and its items apart. "standardise": mean 0 and variance 1 in
-      each dimension. "unit": mean 0, then teacher and student of length 1, as public recommender code does.
-      "centre": mean 0. "none".
+    normalisation: N, computed over the batch's users and over its items separately. "standardise": mean 0 and
+      variance 1 in each dimension. "unit": mean 0, then teacher's and student's vectors are scaled to length 1, as in
+      public recommender code. "centre": mean 0. "none": no normalisation.
 
-  Departs from the paper: vectors of users and items in place of a hidden layer; P is the Q of a QR
-  decomposition, not a matrix exponential (the same set of P); whitening is left out. Public recommender code
-  draws users and items anew; --kd_per=user sums over a batch's distinct ones.
+  Departs from the paper: vectors of users and items replace a hidden layer; P is the factor Q of a QR decomposition,
+  not a matrix exponential (both give the same set of P); whitening is left out. Public recommender code draws new users
+  and items for this loss; here, `kd_per=user` sums over the distinct users and items of the batch.
   """
   if normalisation not in NORMALISATIONS:
     raise InputError(f"normalisation={normalisation!r}: choose from {', '.join(NORMALISATIONS)}")
@@ -65,7 +68,7 @@ def vkd(normalisation: str = "standardise") -> KD:
 
 
 def _moments(x, batch):
-  """(mean, variance) [E, D] of each row's side, over rows of positive weight."""
+  """(mean, variance) [E, D] over the rows of positive weight on the same side (users or items) as each row."""
   sides = jnp.stack([batch["is_user"], ~batch["is_user"]]) * batch["weight"]  # [2, E]
   sides /= jnp.maximum(jnp.sum(sides, axis=1, keepdims=True), 1e-9)
   own = jnp.where(batch["is_user"], 0, 1)

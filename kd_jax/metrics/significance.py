@@ -1,4 +1,4 @@
-"""Whether two rows of a table differ: paired tests over users, effect size and interval of the difference."""
+"""Comparison of two rows of a table: paired tests over users, effect size, and interval of the difference."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 _DRAWS, _RESAMPLES, _LEVEL = 9_999, 2_000, 0.95
-_BATCH = 200  # resamples held at a time
+_BATCH = 200  # number of resamples in memory
 TESTS = ("t_test", "randomisation")
 
 
 def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
-  """Compares a metric's values of the same V users, `a` [V] and `b` [V], two-sided; NaN leaves a user out.
+  """Compares a metric's values `a` [V] and `b` [V] for the same V users, two-sided; users with NaN are left out.
 
   Returns, as JSON values:
     difference     mean of a - b
@@ -20,11 +20,12 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
     effect_size    Cohen's d of paired differences: their mean / their standard deviation; None if that is 0
     t_test         p of the paired t-test
     randomisation  p of the sign-flip test (Smucker, Allan, Carterette, CIKM 2007), 9,999 draws, add-one: >= 1e-4
-    users          how many are compared
+    users          number of compared users
 
-  Users are the sample: that another seed gives another model is not in these numbers.
+  Users are the sample: the numbers do not include the variation between training seeds. Raises ValueError for fewer
+  than two users.
   """
-  from scipy import stats  # half a second, and only tables need it
+  from scipy import stats  # the import takes half a second, and only tables need it
 
   d = np.asarray(a, np.float64) - b
   d = d[np.isfinite(d)]
@@ -32,14 +33,17 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
     raise ValueError(f"{len(d)} users are too few to compare")
   changed, std = d[d != 0], float(np.std(d, ddof=1))
   found = {"difference": float(np.mean(d)), "users": len(d)}
-  if not std:  # every user differs by the same, as a rule by nothing
+  if not std:  # all differences are equal, usually 0
     p = 0.0 if len(changed) else 1.0
     return found | {"interval": [found["difference"]] * 2, "effect_size": None, "t_test": p,
                     "randomisation": max(p, 1 / (_DRAWS + 1))}
-  draws = lambda: np.random.default_rng(seed)
+
+  def draws():
+    return np.random.default_rng(seed)
+
   interval = stats.bootstrap((d,), np.mean, n_resamples=_RESAMPLES, batch=_BATCH, confidence_level=_LEVEL,
                              method="percentile", rng=draws()).confidence_interval
-  # A user without a difference has none with the sign changed either.
+  # A difference of 0 does not change when its sign is flipped, so these users are left out.
   flipped = stats.permutation_test((changed,), np.sum, permutation_type="samples", n_resamples=_DRAWS, batch=_BATCH,
                                    rng=draws()) if len(changed) > 1 else None
   return found | {"interval": [float(x) for x in interval], "effect_size": found["difference"] / std,
@@ -48,7 +52,7 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
 
 
 def holm(p: list[float]) -> list[float]:
-  """Holm's step-down correction of p-values of one family, in their order (Scandinavian J. Statistics, 1979)."""
+  """Holm's step-down correction of p-values of one family, in the given order (Scandinavian J. Statistics, 1979)."""
   order = np.argsort(p, kind="stable")
   scaled = np.asarray(p)[order] * (len(p) - np.arange(len(p)))
   corrected = np.empty(len(p))
@@ -58,10 +62,10 @@ def holm(p: list[float]) -> list[float]:
 
 def compare_rows(values: dict[str, dict[str, np.ndarray]], pairs: list[tuple[str, str]],
                  metrics: list[str]) -> list[dict[str, Any]]:
-  """Every pair of rows on every metric, p-values corrected over the pairs of a metric.
+  """Compares every pair of rows on every metric; p-values are corrected over the pairs of each metric.
 
-  `values` is {row: {metric: [S, V]}}, of S seeds and the same V users. A user's values are averaged over seeds
-  before the tests. `std` is the standard deviation over seeds of the mean difference, None with one seed.
+  `values` is {row: {metric: [S, V]}} for S seeds and the same V users. The values of a user are averaged over seeds
+  before the tests. `std` is the standard deviation over seeds of the mean difference; None for one seed.
   """
   found = [{"rows": list(pair), "metrics": {}} for pair in pairs]
   for metric in metrics:

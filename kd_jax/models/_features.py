@@ -1,4 +1,4 @@
-"""What models that read features of the context share: their inputs, and dense layers."""
+"""Shared by models that read features of the context: their inputs, and dense layers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 
 from kd_jax.base import Array, Dataset, FeatureSpec, InputError
 
-SMALL = nn.initializers.normal(0.01)  # of embeddings, biases and weights of linear models
+SMALL = nn.initializers.normal(0.01)  # for embeddings, biases and weights of linear models
 
 
 class Inputs(NamedTuple):
-  """The fields and vectors that a model reads. One table holds the values of all fields, one after the other."""
+  """The fields and vectors that a model reads. One table holds the rows of all fields, field after field."""
 
   fields: tuple[str, ...]
   sizes: tuple[int, ...]
@@ -22,38 +22,41 @@ class Inputs(NamedTuple):
 
   @property
   def rows(self) -> int:
-    """Rows of the table."""
+    """Number of rows of the table."""
     return sum(self.sizes)
 
   @property
   def width(self) -> int:
-    """Numbers of all vectors."""
+    """Total width of all vectors."""
     return sum(width for _, width in self.vectors)
 
 
 def inputs_of(model: str, features: FeatureSpec | None, fields: tuple[str, ...]) -> Inputs:
-  """What a model reads of the context: all features, or those named by `fields`. Raises InputError."""
+  """The inputs of a model: all features of the context, or those named in `fields`. Raises InputError."""
   if features is None:
-    raise InputError(f"--model={model}: reads features of the context, and the data has none")
+    raise InputError(f"`model={model}`: the model reads features of the context, and the data has none")
   known = (*features.fields, *(name for name, _ in features.vectors))
   if wrong := [name for name in fields if name not in known]:
-    raise InputError(f"--model={model}: fields: no {wrong[0]!r} among {', '.join(known)}")
-  kept = lambda name: not fields or name in fields
+    raise InputError(f"`model={model}`: fields: no {wrong[0]!r} among {', '.join(known)}")
+
+  def kept(name):
+    return not fields or name in fields
+
   return Inputs(tuple(f for f in features.fields if kept(f)),
                 tuple(n for f, n in zip(features.fields, features.sizes, strict=True) if kept(f)),
                 tuple(v for v in features.vectors if kept(v[0])))
 
 
 def check_widths(model: str, hidden: tuple, least: int = 0) -> None:
-  """Raises InputError unless `hidden` is at least so many widths of layers."""
+  """Raises InputError unless `hidden` has at least `least` layer widths, all of them positive integers."""
   if len(hidden) < least or not all(isinstance(n, int) and n > 0 for n in hidden):
-    raise InputError(f"--model={model}: hidden={hidden}: {least or 'no'} or more widths of layers, as (128, 64)")
+    raise InputError(f"`model={model}`: hidden={hidden}: {least} or more widths of layers are needed, e.g. (128, 64)")
 
 
 def constants(module: nn.Module, dataset: Dataset) -> dict[str, np.ndarray]:
-  """Of a module with `inputs`: `rows` [U, F], lines of the table, and `numbers` [U, W], all vectors side by side.
+  """For a module with `inputs`: `rows` [U, F], rows of the table, and `numbers` [U, W], all vectors side by side.
 
-  Vectors of width 1, which are quantities, get mean 0 and variance 1 over the training contexts.
+  Vectors of width 1 are quantities. They are scaled to mean 0 and variance 1 over the training contexts.
   """
   features, inputs = dataset.user_features, module.inputs
   offsets = np.cumsum((0, *inputs.sizes))[:-1].astype(np.int32)
@@ -71,22 +74,22 @@ def _standardise(vectors, training):
 
 
 def read(module: nn.Module, users: Array) -> tuple[Array, Array]:
-  """(lines of the table [B, F], numbers [B, W]) of contexts."""
+  """(rows of the table [B, F], numbers [B, W]) of the contexts `users`."""
   return tuple(module.get_variable("constants", k)[users] for k in ("rows", "numbers"))
 
 
 def tables(module: nn.Module) -> None:
-  """These models have no table of representations that a batch could share."""
+  """Returns None: these models have no table of representations that batches could share."""
   del module
 
 
 def linear(module: nn.Module, rows: Array, numbers: Array) -> Array:
-  """Scores [B, I] of a module with `linear` [inputs, I] and `bias` [I]."""
+  """Linear scores [B, I] from a module's parameters `linear` [inputs, I] and `bias` [I]."""
   return module.bias + module.linear[rows].sum(axis=1) + numbers @ module.linear[module.inputs.rows :]
 
 
 def embedded(module: nn.Module, rows: Array, numbers: Array) -> Array:
-  """The embeddings of the fields, if there are some, and the numbers side by side [B, width]."""
+  """The embeddings of the fields, if the model has fields, and the numbers, side by side [B, width]."""
   fields = [module.embedding[rows].reshape(rows.shape[0], -1)] if module.inputs.rows else []
   return jnp.concatenate([*fields, numbers], axis=1)
 
@@ -101,7 +104,7 @@ def interactions(embedding: Array, rows: Array, numbers: Array) -> Array:
 
 
 class Tower(nn.Module):
-  """Dense layers with ReLU and, in training, dropout."""
+  """Dense layers with ReLU, and with dropout in training."""
 
   hidden: tuple[int, ...]
   dropout: float

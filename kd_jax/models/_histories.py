@@ -1,4 +1,4 @@
-"""What sequence models read: histories, padded one per row, or several side by side."""
+"""Shared by sequence models: how they read histories, one padded history per row or several side by side."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from kd_jax.base import Array, Batch, Dataset
 
 
 class Read(NamedTuple):
-  """R rows of L places. A place may see those before it in its row that have the same owner."""
+  """R rows of L places. A place may read itself and earlier places of its row that have the same owner."""
 
   items: Array  # [R, L] int32
-  owners: Array  # [R, L] int32, one more than the user; 0 where nothing is read
-  places: Array  # [R, L] or [1, L] int32, 0..L-1; a history ends at the last
+  owners: Array  # [R, L] int32, user + 1; 0 for padding
+  places: Array  # [R, L] or [1, L] int32, 0..L-1; a history ends at L-1
 
 
 def constants(module: nn.Module, dataset: Dataset) -> dict[str, np.ndarray]:
-  """Histories one after the other: items[starts[u]:starts[u + 1]] [N], oldest first, ties as in the source."""
+  """All histories, one after another: items[starts[u]:starts[u + 1]] is the history of user u, oldest item first.
+
+  `items` has shape [N]. Items with the same timestamp keep the order of the source.
+  """
   del module
   users, times = dataset.train.users, dataset.train.timestamps
   order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
@@ -30,15 +33,15 @@ def constants(module: nn.Module, dataset: Dataset) -> dict[str, np.ndarray]:
 
 
 def tables(module: nn.Module) -> Array:
-  """The vectors of items [I, D], which are read and scored."""
+  """The item vectors [I, D]; they are used as inputs and for scoring."""
   return module.item
 
 
 def read(module: nn.Module, batch: Batch) -> Read:
-  """What comes before each example of a batch of sequences, or else the last `module.length` items of each user.
+  """For sequence batches, the items before each example; else the last `module.length` items of each user.
 
-  A batch with `place` [R * L] is one of sequences, see `kd_jax.sequences`: `users` and `position` of its
-  examples then stand in rows of L, and the item that is read at each place is the one before the example.
+  A batch with `place` [R * L] is a sequence batch, see `kd_jax.training.sequence_batches`. The `users` and `position`
+  of its examples form rows of L places; the item that is read at each place is the one before the example.
   """
   starts, items = (module.get_variable("constants", k) for k in ("starts", "items"))
   users, length = batch["users"], module.length
@@ -51,7 +54,7 @@ def read(module: nn.Module, batch: Batch) -> Read:
 
 
 def sees(owners: Array, keep: int) -> Array:
-  """[R, keep, L]: which places each of the last `keep` may read, itself among them."""
+  """[R, keep, L]: which places each of the last `keep` places may read; a place may read itself."""
   past = jnp.tril(jnp.ones((owners.shape[1],) * 2, bool))[-keep:]
   return past & (owners[:, -keep:, None] == owners[:, None]) & (owners[:, None] > 0)
 

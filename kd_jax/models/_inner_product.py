@@ -1,4 +1,4 @@
-"""Scores of candidates by inner product, with a gradient that is kind to the cache."""
+"""Scores of candidates by inner product, with a cache-friendly gradient."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import jax.numpy as jnp
 
 from kd_jax.base import Array, Outputs
 
-_NUMBERS = 100_000  # gathered at a time: they stay in a core's cache
-_FEW = 8  # With fewer candidates there is nothing to save.
+_NUMBERS = 100_000  # gathered at a time: they fit in a core's cache
+_FEW = 8  # With fewer candidates, blocks are no faster.
 
 
 def inner_product(query: Array, table: Array, items: Array | None) -> Outputs:
-  """Scores `query` [B, D] against rows `items` [B, C] of `table` [I, D], or against all of it."""
+  """Inner products of `query` [B, D] with rows `items` [B, C] of `table` [I, D]; with all rows if None."""
   if items is None:
     return Outputs(query @ table.T, query, table)
   return Outputs(gathered_product(query, table, items), query, table[items])
@@ -20,7 +20,7 @@ def inner_product(query: Array, table: Array, items: Array | None) -> Outputs:
 
 @jax.custom_vjp
 def gathered_product(query: Array, table: Array, items: Array) -> Array:
-  """einsum("bd,bcd->bc", query, table[items]) without keeping table[items] [B, C, D] in memory."""
+  """einsum("bd,bcd->bc", query, table[items]) without storing table[items] [B, C, D]."""
   if items.shape[1] < _FEW:
     return _product(query, table, items)
   blocks = _blocks(table, items, query, items)
@@ -37,7 +37,7 @@ def _forward(query, table, items):
 
 
 def _backward(saved, cotangent):
-  """One pass over blocks: gather again, then both gradients while the rows are still in cache."""
+  """One pass over blocks: gathers the rows again, then computes both gradients while the rows are in cache."""
   query, table, items = saved
   if items.shape[1] < _FEW:
     return *jax.vjp(lambda q, t: _product(q, t, items), query, table)[1](cotangent), None
@@ -54,13 +54,16 @@ def _backward(saved, cotangent):
 
 
 def _blocks(table, items, *arrays):
-  """Arrays [B, ...] cut into [blocks, rows, ...] that gather about _NUMBERS numbers each.
+  """Cuts arrays [B, ...] into [blocks, rows, ...]; each block gathers about _NUMBERS numbers.
 
-  Padded with zeros: row 0 of the table, with a zero query and cotangent.
+  The padding is zero: row 0 of the table, with a zero query and cotangent.
   """
   batch = items.shape[0]
   rows = max(1, min(batch, _NUMBERS // (items.shape[1] * table.shape[1])))
-  cut = lambda x: jnp.pad(x, [(0, -batch % rows)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, rows, *x.shape[1:])
+
+  def cut(x):
+    return jnp.pad(x, [(0, -batch % rows)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, rows, *x.shape[1:])
+
   return tuple(cut(x) for x in arrays)
 
 

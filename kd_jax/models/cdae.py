@@ -12,7 +12,7 @@ from kd_jax.models._inner_product import inner_product
 
 
 class CDAE(nn.Module):
-  """Encodes a user's training items and the user itself, and decodes scores of all items."""
+  """Encodes a user's training items and the user's own vector, and decodes the scores of all items."""
 
   inner_product = True
   num_users: int
@@ -30,12 +30,12 @@ class CDAE(nn.Module):
     self.item_bias = self.param("item_bias", init, (self.num_items, 1))
 
   def constants(self, dataset: Dataset) -> dict[str, np.ndarray]:
-    """Training interactions [N], by user."""
+    """Training interactions [N], sorted by user."""
     order = np.argsort(dataset.train.users, kind="stable")
     return {"users": dataset.train.users[order], "items": dataset.train.items[order]}
 
   def tables(self):
-    """Users [U, D + 1] and items [I, D + 1]: the last column makes the items' biases part of the product."""
+    """Vectors of users [U, D + 1] and items [I, D + 1]; with the last column, the product adds the item bias."""
     users, items = (self.get_variable("constants", k) for k in ("users", "items"))
     inputs = self.encoder[items]  # [N, D]
     if self.corruption and self.has_rng("dropout"):
@@ -59,16 +59,16 @@ def cdae(
   score = <w'_i, z_u> + b'_i with z_u = sigmoid(sum of w_j over training items j of u + v_u + b).
 
   Args:
-    dim: width of the hidden layer; the paper's is 50.
-    corruption: in training, probability that an input is left out; the others are divided by
-      1 - corruption. It happens only where the frame passes a random key "dropout" to the network.
-    init_std: all parameters ~ N(0, init_std), as MF and LightGCN here.
+    dim: width of the hidden layer (paper: 50).
+    corruption: in training, probability that an input is left out; the other inputs are divided by 1 - corruption.
+      It is applied only if the network gets a random key "dropout".
+    init_std: all parameters ~ N(0, init_std), as for mf and lightgcn.
 
-  Departs: the output is not squashed, since base losses take logits; a batch corrupts a user once, and
-  negatives are the frame's. All users are encoded at once, which costs N * dim a step whatever the batch:
-  less than padded histories of a batch. As representation, z_u has a last column of ones, for the biases.
-  Raises InputError for a corruption outside 0 <= corruption < 1.
+  Departs from the paper: the output has no activation function, since base losses take logits; a user is corrupted once
+  per batch; negatives are those of the training loop. All users are encoded at once, so a step costs N * dim for any
+  batch size, which is less than for padded histories of a batch. The representation of a user is z_u with a last column
+  of ones, for the item biases. Raises InputError unless 0 <= corruption < 1.
   """
   if not 0 <= corruption < 1:
-    raise InputError(f"--model=cdae: corruption={corruption}: at least 0 and less than 1")
+    raise InputError(f"`model=cdae`: corruption={corruption}: must be at least 0 and less than 1")
   return CDAE(num_users, num_items, dim, corruption, init_std)

@@ -10,7 +10,7 @@ from kd_jax.models import _features
 
 
 class DCN(nn.Module):
-  """Cross layers beside dense layers over embeddings of the fields and the numbers."""
+  """Cross layers and, in parallel, dense layers over the embeddings of the fields and the numbers."""
 
   inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
@@ -24,7 +24,8 @@ class DCN(nn.Module):
   def setup(self):
     width = len(self.inputs.fields) * self.dim + self.inputs.width
     glorot = nn.initializers.glorot_uniform()
-    self.embedding = self.param("embedding", _features.SMALL, (self.inputs.rows, self.dim)) if self.inputs.rows else None
+    table = self.inputs.rows, self.dim
+    self.embedding = self.param("embedding", _features.SMALL, table) if self.inputs.rows else None
     self.crosses = [(self.param(f"cross{n}", glorot, (width, width)), self.param(f"cross_bias{n}", _features.SMALL,
                     (width,))) for n in range(self.layers)]
     self.tower = _features.Tower(self.hidden, self.dropout)
@@ -44,17 +45,17 @@ def dcn(num_users: int, num_items: int, user_features: FeatureSpec | None = None
         hidden: tuple = (128, 128), dropout: float = 0.0, fields: tuple = ()) -> nn.Module:
   """DCN-V2: Wang, Shivanna, Cheng, Jain, Lin, Hong, Chi, WWW 2021, https://arxiv.org/abs/2008.13535, eq. 1.
 
-  x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, x_0 the embeddings of the fields and the vectors of the context side by
-  side; beside it dense layers over x_0 (the paper's parallel structure), and one linear layer over both.
+  x_{l+1} = x_0 * (W_l x_l + b_l) + x_l, where x_0 has the embeddings of the fields and the vectors of the context side
+  by side. Dense layers over x_0 run in parallel (the paper's parallel structure). One linear layer reads both outputs.
 
   Args:
     dim: width of an embedding.
-    layers: cross layers.
+    layers: number of cross layers.
     hidden: widths of the dense layers.
-    dropout: of every dense layer, in training.
-    fields: names of the fields and vectors that it reads; empty: all.
+    dropout: dropout rate of every dense layer, in training.
+    fields: names of the fields and vectors that the model reads; empty: all.
 
-  Departs: all embeddings are of one width. Representations are the inputs of the last layer.
+  Departs from the paper: all embeddings have the same width. Representations are the inputs of the last layer.
   """
   _features.check_widths("dcn", hidden)
   return DCN(num_users, num_items, _features.inputs_of("dcn", user_features, fields), dim, layers, hidden, dropout)

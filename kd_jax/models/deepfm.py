@@ -10,7 +10,7 @@ from kd_jax.models import _features
 
 
 class DeepFM(nn.Module):
-  """The sum of linear terms, products of embeddings, and a deep network over them."""
+  """The sum of linear terms, products of embeddings, and a deep network over the same embeddings."""
 
   inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
@@ -48,11 +48,11 @@ def deepfm(num_users: int, num_items: int, user_features: FeatureSpec | None = N
   Args:
     dim: width of an embedding (paper: 10).
     hidden: widths of the hidden layers, at least one (paper: 400, 400, 400).
-    dropout: of every hidden layer, in training (paper: 0.5).
-    fields: names of the fields and vectors that it reads; empty: all.
+    dropout: dropout rate of every hidden layer, in training (paper: 0.5).
+    fields: names of the fields and vectors that the model reads; empty: all.
 
-  Departs: numbers go into the dense layers as they are; several candidates as in fm(). Representations are the last
-  hidden layer and the products side by side.
+  Departs from the paper: numbers enter the dense layers without embeddings; several candidates are scored as in fm().
+  Representations are the last hidden layer and the products, side by side.
   """
   _features.check_widths("deepfm", hidden, 1)
   return DeepFM(num_users, num_items, _features.inputs_of("deepfm", user_features, fields), dim, hidden, dropout)

@@ -1,4 +1,4 @@
-"""EASE: a linear autoencoder in closed form, often ahead of trained models."""
+"""EASE: a linear autoencoder in closed form, often more accurate than trained models."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from kd_jax.base import Dataset, InputError, Outputs
 
-_MOST_ITEMS = 20_000  # The inverse takes I^2 numbers of 8 bytes, three times over.
+_MOST_ITEMS = 20_000  # The inverse needs three arrays of I^2 numbers of 8 bytes.
 
 
 class EASE(nn.Module):
-  """score = x_u W, with x_u the user's training items as 0/1 and W [I, I] of zero diagonal."""
+  """score = x_u W; x_u [I] is 1 for the user's training items, else 0, and W [I, I] has a zero diagonal."""
 
   inner_product = False
   num_users: int
@@ -34,7 +34,7 @@ class EASE(nn.Module):
 
   def fit(self, dataset: Dataset) -> dict[str, np.ndarray]:
     if self.num_items > _MOST_ITEMS:
-      raise InputError(f"--model=ease: {self.num_items} items are too many; it inverts a matrix of items x items")
+      raise InputError(f"`model=ease`: {self.num_items} items are too many: EASE inverts a matrix of items x items")
     seen = np.zeros((self.num_users, self.num_items), np.float32)
     seen[dataset.train.users, dataset.train.items] = 1
     gram = (seen.T @ seen).astype(np.float64)
@@ -55,8 +55,8 @@ class EASE(nn.Module):
 
 
 def ease(num_users: int, num_items: int, l2: float = 100.0) -> nn.Module:
-  """EASE^R, closed form. Steck, WWW 2019, https://arxiv.org/abs/1905.03375, eq. 8.
+  """EASE^R, in closed form: Steck, WWW 2019, https://arxiv.org/abs/1905.03375, eq. 8.
 
-  Raises InputError above 20,000 items. No parameter is trained by gradients.
+  Raises InputError for more than 20,000 items. No parameter is trained by gradients.
   """
   return EASE(num_users, num_items, l2)

@@ -10,7 +10,7 @@ from kd_jax.models import _features
 
 
 class FM(nn.Module):
-  """Linear terms, and products of embeddings of every two inputs."""
+  """Linear terms, and products of the embeddings of all pairs of inputs."""
 
   inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
@@ -42,9 +42,9 @@ def fm(num_users: int, num_items: int, user_features: FeatureSpec | None = None,
 
   Args:
     dim: width of v.
-    fields: names of the fields and vectors that it reads; empty: all.
+    fields: names of the fields and vectors that the model reads; empty: all.
 
-  Departs: with several candidates (tags) each has its own b and w, and its own weights over the `dim` products in
-  place of ones, as the last layer of He, Chua, SIGIR 2017. As representation it gives the products.
+  Departs from the paper: with several candidates (tags), each candidate has its own b and w, and its own weights for
+  the `dim` products instead of ones, as in the last layer of He, Chua, SIGIR 2017. Representations are the products.
   """
   return FM(num_users, num_items, _features.inputs_of("fm", user_features, fields), dim)

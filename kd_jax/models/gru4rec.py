@@ -12,7 +12,10 @@ from kd_jax.models._inner_product import inner_product
 
 
 class GRU4Rec(nn.Module):
-  """A map of the state after a user's last items, times an item's vector. Table `item` [I, D], at both ends."""
+  """The inner product of an item's vector and a linear map of the state after a user's last items.
+
+  Table `item` [I, D] is used for inputs and for scoring.
+  """
 
   inner_product = reads_sequences = True
   constants, tables = _histories.constants, _histories.tables
@@ -48,7 +51,10 @@ class GRU4Rec(nn.Module):
 
 
 def _recur(weights, x, goes_on):
-  """States [R, L, D] of inputs [R, L, D]: each from the one before, or from zero where nothing `goes_on` [R, L]."""
+  """States [R, L, D] of inputs [R, L, D].
+
+  Each state follows from the previous state where `goes_on` [R, L] is True, and from zero elsewhere.
+  """
   inner, bias, gates, candidate = weights
 
   def step(state, given):
@@ -68,19 +74,20 @@ def gru4rec(num_users: int, num_items: int, dim: int = 64, length: int = 50, lay
             dropout: float = 0.2) -> nn.Module:
   """GRU4Rec: Hidasi, Karatzoglou, Baltrunas, Tikk, ICLR 2016, https://arxiv.org/abs/1511.06939.
 
-  score = <W h + b, item>, h the state of gated recurrent units after the user's last training items: with input
-  x, h' = (1 - z) h + z tanh(W x + U (r h)), z and r sigmoids of their own maps of x and h.
+  score = <W h + b, item>, where h is the state of gated recurrent units after the user's last training items. With
+  input x, h' = (1 - z) h + z tanh(W x + U (r h)), where z and r are sigmoids of their own linear maps of x and h.
 
   Args:
-    dim: width of everything.
-    length: most recent items that are read.
-    layers: of units; the paper's best had one.
-    dropout: of embeddings and of the last state, in training: where the frame passes a random key "dropout".
+    dim: width of item vectors and of all layers.
+    length: number of most recent items that are read.
+    layers: number of recurrent layers; the paper's best model has one.
+    dropout: dropout rate of the embeddings and of the last state, in training. It is
+      applied only if the network gets a random key "dropout".
 
-  In training a batch holds whole histories (`kd_jax.sequences`), as for sasrec: a user's history is one session,
-  in stretches of `length`.
+  In training, a batch holds whole histories (`kd_jax.training.sequence_batches`), as for sasrec. A
+  user's history is one session, cut into stretches of `length`.
 
-  Departs: states start at zero at every stretch; items are read by the vectors that are also scored; base losses
-  and negatives are the frame's.
+  Departs from the paper: the state is zero at the start of every stretch; the same item vectors are used for inputs and
+  for scoring; base losses and negatives are those of the training loop.
   """
   return GRU4Rec(num_users, num_items, dim, length, layers, dropout)

@@ -13,7 +13,10 @@ from kd_jax.models._inner_product import inner_product
 
 
 class HSTU(nn.Module):
-  """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
+  """The inner product of an item's vector and the state after a user's last items.
+
+  Table `item` [I, D] is used for inputs and for scoring.
+  """
 
   inner_product = reads_sequences = True
   constants, tables = _histories.constants, _histories.tables
@@ -46,10 +49,13 @@ class HSTU(nn.Module):
     return inner_product(states.reshape(-1, self.dim), item, batch.get("items"))
 
   def _block(self, weights, x, owners, keep):
-    """One block at the last `keep` places."""
+    """Applies one block and returns its last `keep` places."""
     inner, distance, outer, bias = weights
     gate, value, query, key = jnp.split(jax.nn.silu(normalise(x) @ inner), 4, axis=-1)
-    split = lambda v: v.reshape(*v.shape[:2], self.heads, -1)
+
+    def split(v):
+      return v.reshape(*v.shape[:2], self.heads, -1)
+
     logits = jnp.einsum("bqhd,bkhd->bhqk", split(query[:, -keep:]), split(key))
     place = jnp.arange(self.length)
     logits += distance[jnp.maximum(place[-keep:, None] - place, 0)]
@@ -62,22 +68,25 @@ def hstu(num_users: int, num_items: int, dim: int = 64, length: int = 50, blocks
          dropout: float = 0.2) -> nn.Module:
   """HSTU: Zhai et al., "Actions Speak Louder than Words", ICML 2024, https://arxiv.org/abs/2402.17152.
 
-  score = <norm(x), item>, x after the last of `blocks` that each, for the places of a history, take
-  U, V, Q, K = split(silu(norm(x) W)), attend by A = silu(Q K' + r) / length without a softmax, r a bias of the
-  distance between two places and A zero for later ones, and add W' (norm(A V) * U) + b to x.
+  score = <norm(x), item>, where x is the output of the last block at the last place of a history. A block computes
+  U, V, Q, K = split(silu(norm(x) W)) at every place, and the attention A = silu(Q K' + r) / length without a softmax.
+  r is a bias for the distance between two places, and A is zero for later places. The block adds
+  W' (norm(A V) * U) + b to x.
 
   Args:
-    dim: width of everything.
-    length: most recent items that are read.
-    blocks: layers.
-    heads: of attention; dim is a multiple of it.
-    dropout: of embeddings and of what a block adds, in training: where the frame passes a random key "dropout".
+    dim: width of item vectors and of all layers.
+    length: number of most recent items that are read.
+    blocks: number of layers.
+    heads: number of attention heads; dim must be a multiple of it.
+    dropout: dropout rate of the embeddings and of the term that a block adds, in training. It is
+      applied only if the network gets a random key "dropout".
 
-  In training a batch holds whole histories (`kd_jax.sequences`), as for sasrec.
+  In training, a batch holds whole histories (`kd_jax.training.sequence_batches`), as for sasrec.
 
-  Departs: the bias knows places, not times; the authors' public code has both. Vectors of places are added to
-  those of items, as there. Norms have no gain and bias, as there. Raises InputError if heads do not divide dim.
+  Departs from the paper: the bias depends on places, not on times; the authors' public code has both. As in that code,
+  vectors of places are added to vectors of items, and norms have no gain and no bias. Raises InputError if heads do not
+  divide dim.
   """
   if dim % heads:
-    raise InputError(f"--model=hstu: dim={dim} is no multiple of heads={heads}")
+    raise InputError(f"`model=hstu`: dim={dim} is not a multiple of heads={heads}")
   return HSTU(num_users, num_items, dim, length, blocks, heads, dropout)

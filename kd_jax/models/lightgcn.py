@@ -13,11 +13,11 @@ import numpy as np
 from kd_jax.base import Array, Dataset, Outputs
 from kd_jax.models._inner_product import inner_product
 
-_TERMS = 16  # of a sum that is written out, measured
+_TERMS = 16  # of an unrolled sum; chosen by measurements
 
 
 class LightGCN(nn.Module):
-  """MF on embeddings averaged over `layers` propagations along the training graph."""
+  """MF on embeddings that are averaged over `layers` propagations on the training graph."""
 
   inner_product = True
   num_users: int
@@ -32,7 +32,7 @@ class LightGCN(nn.Module):
     self.item = self.param("item", init, (self.num_items, self.dim))
 
   def constants(self, dataset: Dataset) -> dict[str, Any]:
-    """The training graph with weights 1 / sqrt(degree user * degree item), as `plan_sums` lays it out."""
+    """The training graph with weights 1 / sqrt(degree user * degree item), in the form of `plan_sums`."""
     users, items = dataset.train.users, dataset.train.items + self.num_users
     rows, columns = np.concatenate([users, items]), np.concatenate([items, users])
     degrees = np.bincount(rows, minlength=self.num_users + self.num_items)
@@ -50,11 +50,12 @@ class LightGCN(nn.Module):
 
 
 def plan_sums(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, size: int):
-  """The product of a sparse matrix [size, size] with a dense one, as sums of few rows: gathered, none scattered.
+  """Plans the product of a sparse matrix [size, size] and a dense one as sums of few rows: gathers, no scatters.
 
-  A level is two groups of sums, each (what is gathered [n, terms], its weights): those of the first are rows of the
-  result; those of the second are parts of longer sums, the rows that the next level gathers. Returns `order` [size],
-  which row of the matrix each row of the result is, its inverse, and the levels, which gather from rows in that order.
+  A level has two groups of sums; each group is (rows to gather [n, terms], their weights). Sums of the first group are
+  rows of the result. Sums of the second group are parts of longer sums; the next level gathers them. Returns `order`
+  [size], the row of the matrix that each row of the result is; the inverse of `order`; and the levels, which gather
+  from rows in that order.
   """
   by_row = np.argsort(rows, kind="stable")
   columns, weights, terms = columns[by_row], weights[by_row], np.bincount(rows, minlength=size)
@@ -76,7 +77,10 @@ def plan_sums(rows: np.ndarray, columns: np.ndarray, weights: np.ndarray, size: 
 
 
 def _terms(starts, terms, columns, weights):
-  """Columns and weights from each of `starts` [n] on, both [n, _TERMS]; beyond `terms` [n] of weight 0."""
+  """The next columns and weights from each of `starts` [n], both [n, _TERMS].
+
+  Entries after the first `terms` [n] are padding of weight 0.
+  """
   inside = np.arange(_TERMS) < terms[:, None]
   place = np.where(inside, starts[:, None] + np.arange(_TERMS), 0)
   return np.where(inside, columns[place], 0).astype(np.int32), np.where(inside, weights[place], 0).astype(np.float32)
@@ -84,9 +88,10 @@ def _terms(starts, terms, columns, weights):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def average(nodes: Array, graph: tuple[Array, Array, Any], layers: int) -> Array:
-  """The mean of A^0 x .. A^layers x for x = `nodes` [size, D] and a symmetric A, `graph`. So is its gradient.
+  """The mean of A^0 x .. A^layers x for x = `nodes` [size, D] and a symmetric matrix A, given as `graph`.
 
-  `graph` is what `plan_sums` returns: the order of rows of sums, the place of each row in it, and levels.
+  The gradient is the same mean of the cotangent. `graph` is the result of `plan_sums`: the order of the rows, the place
+  of each row in that order, and the levels.
   """
   order, place, levels = graph
   x = total = _rows(nodes, order)
@@ -109,14 +114,14 @@ def _rows(x, places):
 
 
 def _sums(x, gathered, weights):
-  """Written out, for XLA to add up in registers, on all cores."""
+  """Weighted sums of gathered rows; the loop is unrolled, so that XLA adds in registers, on all cores."""
   return sum(weights[:, j, None] * _rows(x, gathered[:, j]) for j in range(gathered.shape[1]))
 
 
 def lightgcn(
     num_users: int, num_items: int, dim: int = 64, layers: int = 3, init_std: float = 0.1) -> nn.Module:
-  """LightGCN. He, Deng, Wang, Li, Zhang, Wang, SIGIR 2020, https://arxiv.org/abs/2002.02126, eqs. 3-6.
+  """LightGCN: He, Deng, Wang, Li, Zhang, Wang, SIGIR 2020, https://arxiv.org/abs/2002.02126, eqs. 3-6.
 
-  Layers are averaged with equal weights 1 / (layers + 1). The L2 of its authors' code is --embedding_l2.
+  Layers are averaged with equal weights 1 / (layers + 1). The L2 penalty of the authors' code is `embedding_l2`.
   """
   return LightGCN(num_users, num_items, dim, layers, init_std)

@@ -9,7 +9,7 @@ from kd_jax.models import _features
 
 
 class LR(nn.Module):
-  """A weight [I] for every value of every field and for every number."""
+  """For each candidate, one weight per value of every field and per number: rows [I] of `linear`."""
 
   inner_product, constants, tables = False, _features.constants, _features.tables
   num_users: int
@@ -26,9 +26,9 @@ class LR(nn.Module):
 
 
 def lr(num_users: int, num_items: int, user_features: FeatureSpec | None = None, fields: tuple = ()) -> nn.Module:
-  """Logistic regression on features of the context, one for each candidate: Cox, JRSS B 1958.
+  """Logistic regression on features of the context, one regression per candidate: Cox, JRSS B 1958.
 
   Args:
-    fields: names of the fields and vectors that it reads; empty: all.
+    fields: names of the fields and vectors that the model reads; empty: all.
   """
   return LR(num_users, num_items, _features.inputs_of("lr", user_features, fields))

@@ -9,7 +9,7 @@ from kd_jax.models._inner_product import inner_product
 
 
 class MF(nn.Module):
-  """A user's vector times an item's. Tables `user` [U, D] and `item` [I, D]."""
+  """The inner product of a user's and an item's vector. Tables `user` [U, D] and `item` [I, D]."""
 
   inner_product = True
   num_users: int
@@ -33,6 +33,6 @@ class MF(nn.Module):
 def mf(num_users: int, num_items: int, dim: int = 64, init_std: float = 0.01) -> nn.Module:
   """Matrix factorisation: score = <user, item>, no biases. Rendle et al., "BPR", UAI 2009.
 
-  Initialised from N(0, init_std), as the distillation literature does.
+  Initialised from N(0, init_std), as in the distillation literature.
   """
   return MF(num_users, num_items, dim, init_std)

@@ -10,11 +10,14 @@ import jax.numpy as jnp
 
 from kd_jax.base import InputError, Outputs
 
-_BLOCK = 1_500_000  # numbers of a layer that are held at a time
+_BLOCK = 1_500_000  # numbers of a layer that are in memory at a time
 
 
 class NeuMF(nn.Module):
-  """<h, [GMF; MLP]> of a user and an item. In `user` and `item`, dim columns are GMF's, the rest MLP's."""
+  """<h, [GMF; MLP]> of a user and an item.
+
+  In tables `user` and `item`, the first dim columns are for GMF, the others for MLP.
+  """
 
   inner_product = False
   num_users: int
@@ -35,7 +38,7 @@ class NeuMF(nn.Module):
     self.head = self.param("head", nn.initializers.lecun_uniform(), (2 * self.dim, 1))
 
   def tables(self):
-    """Representations, and beside them what each side adds to the first hidden layer, before its ReLU."""
+    """For users and items: representations, and their part of the first hidden layer before its ReLU."""
     of_user, of_item = jnp.split(self.kernels[0], 2)
     user = self.user[:, self.dim :] @ of_user + self.biases[0]  # [U, H]
     return (self.user, user), (self.item, self.item[:, self.dim :] @ of_item)
@@ -44,11 +47,17 @@ class NeuMF(nn.Module):
     users, (table, hidden) = self.tables() if tables is None else tables
     query, own = (x[batch["users"]] for x in users)
     layers = tuple(zip(self.kernels[1:], self.biases[1:], strict=True))
-    score = lambda q, o, t, h: _score(layers, self.head[:, 0], q, o, t, h)
+
+    def score(q, o, t, h):
+      return _score(layers, self.head[:, 0], q, o, t, h)
+
     items = batch.get("items")
-    if items is None:  # a user at a time: its layers [I, H] fit in a cache
+    if items is None:  # one user at a time: its layers [I, H] fit in a cache
       return Outputs(jax.lax.map(lambda x: score(*x, table, hidden), (query, own)), query, table)
-    listed = lambda x: score(x[0], x[1], table[x[2]], hidden[x[2]])
+
+    def listed(x):
+      return score(x[0], x[1], table[x[2]], hidden[x[2]])
+
     rows = max(1, _BLOCK // (items.shape[1] * hidden.shape[1]))
     if rows >= items.shape[0]:
       return Outputs(jax.vmap(lambda *x: listed(x))(query, own, items), query, table[items])
@@ -57,7 +66,7 @@ class NeuMF(nn.Module):
 
 
 def _score(layers, head, query, own, table, hidden):
-  """Scores [C] of one user, `query` [E] and `own` [H], and candidates `table` [C, E] and `hidden` [C, H]."""
+  """Scores [C] of one user, `query` [E] and `own` [H], for candidates `table` [C, E] and `hidden` [C, H]."""
   dim = head.shape[0] // 2
   x = jax.nn.relu(own + hidden)
   for kernel, bias in layers:
@@ -68,19 +77,19 @@ def _score(layers, head, query, own, table, hidden):
 def neumf(num_users: int, num_items: int, dim: int = 8, layers: int = 3, init_std: float = 0.01) -> nn.Module:
   """NeuMF: He, Liao, Zhang, Nie, Hu, Chua, WWW 2017, https://arxiv.org/abs/1708.05031, eq. 12.
 
-  score = <h, [p_GMF * q_GMF; MLP([p_MLP; q_MLP])]>, ReLU layers that halve in width down to `dim` (sec. 3.3).
-  The paper trains it with --loss=bce --negatives=4 and sigmoid(score) as probability.
+  score = <h, [p_GMF * q_GMF; MLP([p_MLP; q_MLP])]>; ReLU layers halve in width down to `dim` (sec. 3.3). The paper
+  trains it with `loss=bce` and `negatives=4` and uses sigmoid(score) as probability.
 
   Args:
-    dim: predictive factors: width of the GMF embeddings and of the last hidden layer.
-    layers: hidden layers, at least 1; the MLP embeddings are dim * 2^(layers - 1) wide (sec. 4.1).
+    dim: number of predictive factors: width of the GMF embeddings and of the last hidden layer.
+    layers: number of hidden layers, at least 1; the MLP embeddings are dim * 2^(layers - 1) wide (sec. 4.1).
     init_std: embeddings and biases ~ N(0, init_std) (sec. 4.1); kernels are Glorot uniform and h is LeCun
       uniform, as in the authors' code.
 
-  As representations it gives [GMF; MLP] embeddings side by side; scores are no inner product of them.
-  Departs: no pre-training of the two towers (the paper's NeuMF without it), and no bias beside h, as in
-  eq. 12 and unlike the authors' code. Raises InputError for fewer than one layer.
+  Representations are the GMF and MLP embeddings side by side; scores are not inner products of representations. Departs
+  from the paper: the GMF and MLP parts are not pre-trained (the paper's NeuMF without pre-training). There is no bias
+  beside h, as in eq. 12 and unlike the authors' code. Raises InputError for fewer than one layer.
   """
   if not isinstance(layers, int) or layers < 1:
-    raise InputError(f"--model=neumf: layers={layers}: at least 1")
+    raise InputError(f"`model=neumf`: layers={layers}: must be an integer of at least 1")
   return NeuMF(num_users, num_items, dim, layers, init_std)

@@ -1,4 +1,4 @@
-"""Popularity: the baseline that every table should show."""
+"""Popularity: the baseline that every table of results should include."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kd_jax.base import Dataset, Outputs
 
 
 class Pop(nn.Module):
-  """Scores an item by its number of training interactions, for every user alike."""
+  """Scores an item by its number of training interactions; scores are the same for all users."""
 
   inner_product = False
   num_users: int
@@ -34,5 +34,5 @@ class Pop(nn.Module):
 
 
 def pop(num_users: int, num_items: int) -> nn.Module:
-  """Popularity: an item's number of training interactions. No parameter is trained."""
+  """Popularity: the score is an item's number of training interactions. No parameter is trained."""
   return Pop(num_users, num_items)

@@ -15,7 +15,10 @@ _FAR = -1e9  # a logit whose softmax is exactly zero
 
 
 class SASRec(nn.Module):
-  """The state after a user's last items, times an item's vector. Table `item` [I, D], used at both ends."""
+  """The inner product of an item's vector and the state after a user's last items.
+
+  Table `item` [I, D] is used for inputs and for scoring.
+  """
 
   inner_product = reads_sequences = True
   constants, tables = _histories.constants, _histories.tables
@@ -46,16 +49,19 @@ class SASRec(nn.Module):
     return inner_product(states.reshape(-1, self.dim), item, batch.get("items"))
 
   def encode(self, x, owners, keep: int):
-    """States [R, keep, D] at the last `keep` places of vectors `x` [R, L, D] with their `owners` [R, L]."""
+    """States [R, keep, D] at the last `keep` places, from vectors `x` [R, L, D] with `owners` [R, L]."""
     x = self.drop(x) * (owners > 0)[..., None]
     for n, weights in enumerate(self.weights):
       x = self._block(weights, x, owners, keep if n == self.blocks - 1 else self.length)
     return normalise(x)[:, -keep:] * (owners > 0)[:, -keep:, None]
 
   def _block(self, weights, x, owners, keep):
-    """One block at the last `keep` places."""
+    """Applies one block and returns its last `keep` places."""
     normal, x = normalise(x), x[:, -keep:]
-    split = lambda v, w: (v @ weights[w]).reshape(*v.shape[:2], self.heads, self.dim // self.heads)
+
+    def split(v, w):
+      return (v @ weights[w]).reshape(*v.shape[:2], self.heads, self.dim // self.heads)
+
     query = split(normal[:, -keep:], "query")
     logits = jnp.einsum("bqhd,bkhd->bhqk", query, split(normal, "key")) * query.shape[-1] ** -0.5
     logits = jnp.where(_histories.sees(owners, keep)[:, None], logits, _FAR)
@@ -69,26 +75,27 @@ def sasrec(num_users: int, num_items: int, dim: int = 64, length: int = 50, bloc
            dropout: float = 0.2) -> nn.Module:
   """SASRec: Kang, McAuley, ICDM 2018, https://arxiv.org/abs/1808.09781, eqs. 1-6.
 
-  score = <state, item>, the state of causal self-attention after the user's last training items, ordered by
-  time stamp if the data has them, else as in the source.
+  score = <state, item>. The state is the output of causal self-attention after the user's last training items. Items
+  are in the order of timestamps if the data has them, else in the order of the source.
 
   Args:
-    dim: width of everything.
-    length: most recent items that are read (paper: 200 on MovieLens-1M, 50 elsewhere).
-    blocks: attention and feed-forward pairs.
-    heads: of attention; dim is a multiple of it. The paper's is 1.
-    dropout: of embeddings and layers in training (paper: 0.2 on MovieLens-1M, 0.5 elsewhere). It happens only
-      where the frame passes a random key "dropout" to the network.
+    dim: width of item vectors and of all layers.
+    length: number of most recent items that are read (paper: 200 on MovieLens-1M, 50 elsewhere).
+    blocks: number of pairs of an attention and a feed-forward layer.
+    heads: number of attention heads (paper: 1); dim must be a multiple of it.
+    dropout: dropout rate of embeddings and layers in training (paper: 0.2 on MovieLens-1M, 0.5 elsewhere). It is
+      applied only if the network gets a random key "dropout".
 
-  In training a batch holds whole histories (`kd_jax.sequences`), each in stretches of `length` from its end;
-  every item but the first of a history is predicted once an epoch from those before it in its stretch.
+  In training, a batch holds whole histories (`kd_jax.training.sequence_batches`). Each history is cut
+  into stretches of `length` from its end. Once an epoch, every item but the first of a history is predicted from the
+  items before it in its stretch.
 
-  Departs: stretches of several users lie side by side in a row, where they do not see each other; the authors'
-  rows are padded and hold a user's last `length` items only. Residuals and norms are the paper's x + g(norm(x))
-  and a last norm as in the authors' code; norms have no gain and bias (Xu et al., NeurIPS 2019,
-  https://arxiv.org/abs/1911.07013). Matrices are Glorot uniform as in the authors' code, biases N(0, 0.01).
-  Raises InputError if heads do not divide dim.
+  Departs from the paper: stretches of several users are side by side in a row, and do not attend to each other; the
+  authors' rows are padded and hold only the last `length` items of a user. Residual connections and norms are
+  x + g(norm(x)), as in the paper; there is a last norm, as in the authors' code; norms have no gain and no bias
+  (Xu et al., NeurIPS 2019, https://arxiv.org/abs/1911.07013). Matrices are Glorot uniform, as in the authors' code;
+  biases are N(0, 0.01). Raises InputError if heads do not divide dim.
   """
   if dim % heads:
-    raise InputError(f"--model=sasrec: dim={dim} is no multiple of heads={heads}")
+    raise InputError(f"`model=sasrec`: dim={dim} is not a multiple of heads={heads}")
   return SASRec(num_users, num_items, dim, length, blocks, heads, dropout)

@@ -1,4 +1,4 @@
-"""Two towers over features: user and item vectors fused from ids, categorical fields and content vectors."""
+"""Two towers over features: they fuse user and item vectors from ids, categorical fields and content vectors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ABSENT = -1e9  # a logit whose softmax is exactly zero
 
 
 class Tower(nn.Module):
-  """One side: [E, D] from E rows of what is known of each."""
+  """The tower of one side: representations [E, D] of E users or items from their ids and features."""
 
   count: int
   features: FeatureSpec
@@ -30,7 +30,7 @@ class Tower(nn.Module):
 
   @nn.compact
   def __call__(self, known: dict) -> jnp.ndarray:
-    """`known`: "trained" [E] bool, "categories" [E, F], and a content vector [E, width] of each name."""
+    """`known` has "trained" [E] bool, "categories" [E, F], and each content vector [E, width] under its name."""
     normal, found = nn.initializers.normal(self.init_std), []
     if self.ids:
       kept = known["trained"]
@@ -47,7 +47,7 @@ class Tower(nn.Module):
     return parts[:, 0] if len(found) == 1 else jnp.sum(self.weights(parts, present)[..., None] * parts, axis=1)
 
   def project(self, name, width, x):
-    """A content vector in the towers' space: linear, after hidden layers if there are some."""
+    """Projects a content vector to width D: linear, after hidden layers if there are any."""
     sizes = list(itertools.pairwise((width, *self.hidden, self.dim)))
     for n, shape in enumerate(sizes):
       x = x @ self.param(f"{name}_kernel{n}", nn.initializers.lecun_normal(), shape)
@@ -56,7 +56,7 @@ class Tower(nn.Module):
     return x
 
   def weights(self, parts, present):
-    """The weight [E, M] of every part."""
+    """The weight [E, M] of every part in the fusion."""
     modalities = parts.shape[1]
     lecun = nn.initializers.lecun_normal()
     if self.fusion == "gate":
@@ -68,7 +68,7 @@ class Tower(nn.Module):
 
 
 class TwoTower(nn.Module):
-  """The product of a user's and an item's fused vector."""
+  """The inner product of a user's and an item's fused vector."""
 
   inner_product = True
   num_users: int
@@ -90,7 +90,7 @@ class TwoTower(nn.Module):
                       self.id_dropout if content else 0.0, self.init_std)
 
   def constants(self, dataset: Dataset) -> dict[str, dict[str, np.ndarray]]:
-    """What is known of each user and each item; content vectors at unit length."""
+    """Features of all users and items, and which have interactions; content vectors have length 1."""
     return {"user": _known(dataset.user_features, dataset.train.users, self.num_users),
             "item": _known(dataset.item_features, dataset.train.items, self.num_items)}
 
@@ -109,7 +109,10 @@ def _known(features: Features | None, trained, count) -> dict[str, np.ndarray]:
     return known
   if features.categories is not None:
     known["categories"] = features.categories
-  unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+  def unit(x):
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
   return known | {name: unit(x) for name, x in features.vectors.items()}
 
 
@@ -119,37 +122,38 @@ def two_tower(
     hidden: tuple[int, ...] = (), id_dropout: float = 0.5, init_std: float = 0.1) -> nn.Module:
   """Two-tower model with content: ids may be left out in training, as in DropoutNet (Volkovs, Yu, Poutanen, NIPS 2017).
 
-  score = <p_u, q_i>; p and q are fused from parts e_1 .. e_M [D]: an embedding of the id, one of every
+  score = <p_u, q_i>. p and q are fused from parts e_1 .. e_M [D]: an embedding of the id, an embedding of every
   categorical field, and a projection of every content vector.
 
   gate: sum of g_m e_m with g_m = sigmoid(w_m . [e_1; ..; e_M] + b_m), one gate for each part.
-  attention: sum of a_m e_m with a = softmax of <a learnt vector of part m, e_m> over the parts that are there.
+  attention: sum of a_m e_m with a = softmax of <a learned vector of part m, e_m> over the parts that are present.
 
-  A part that is not there is zero: the content of an item whose vector is all zeros, and the id of a user
-  or item without training interactions, which says nothing. So cold items are scored by their content.
+  A missing part is zero. The content of an item is missing if its vector is all zeros; the id of a user or item is
+  missing if it has no training interactions, because its embedding is untrained. So cold items are scored by their
+  content.
 
   Args:
     dim: width D of parts and of both representations.
-    ids: whether items have an embedding of their id; False: content alone. Users always have one.
-    fusion: gate or attention; without effect where there is a single part.
+    ids: whether items have an embedding of their id; False: content only. Users always have one.
+    fusion: "gate" or "attention"; without effect if there is only one part.
     hidden: widths of ReLU layers between a content vector and its projection; empty: linear.
-    id_dropout: in training, the probability that the id of an item is left out of a batch, so that its
-      content learns to speak for it; without effect where items have no content.
+    id_dropout: in training, the probability that the id of an item is left out of a batch, so that the model learns
+      to score items by content; without effect if items have no content.
     init_std: embeddings and biases ~ N(0, init_std), kernels are LeCun normal.
 
-  Departs from DropoutNet: ids are embeddings learnt with the rest, not the factors of a trained model, and
-  they are dropped alone, for items. Raises InputError for a wrong argument, and
-  for ids=False without features of items.
+  Departs from DropoutNet: ids are embeddings that are learned together with the other parameters, not factors of a
+  trained model; only ids are dropped, and only for items. Raises InputError for a wrong argument, and for ids=False if
+  the data has no item features.
   """
   none = FeatureSpec((), (), ())
   user_features, item_features = user_features or none, item_features or none
   if fusion not in _FUSIONS:
-    raise InputError(f"--model=two_tower: fusion={fusion!r}: choose from {', '.join(_FUSIONS)}")
+    raise InputError(f"`model=two_tower`: fusion={fusion!r}: choose from {', '.join(_FUSIONS)}")
   if not 0 <= id_dropout < 1:
-    raise InputError(f"--model=two_tower: id_dropout={id_dropout}: at least 0 and less than 1")
+    raise InputError(f"`model=two_tower`: id_dropout={id_dropout}: must be at least 0 and less than 1")
   if not all(isinstance(n, int) and n > 0 for n in hidden):
-    raise InputError(f"--model=two_tower: hidden={hidden}: widths of layers, as (128,), or () for none")
+    raise InputError(f"`model=two_tower`: hidden={hidden}: give widths of layers, e.g. (128,), or () for none")
   if not ids and not item_features.fields and not item_features.vectors:
-    raise InputError("--model=two_tower: ids=False leaves nothing of an item: the data has no features of items; "
-                     "give --features=FILE.npz")
+    raise InputError("`model=two_tower`: ids=False leaves nothing to describe items: the data has no item features; "
+                     "give `features=FILE.npz`")
   return TwoTower(num_users, num_items, user_features, item_features, dim, ids, fusion, hidden, id_dropout, init_std)

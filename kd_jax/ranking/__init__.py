@@ -1,1 +1,1 @@
-"""Ranking all items for many users, and the top k of many scores."""
+"""Ranking of all items for many users, and top k of many scores."""

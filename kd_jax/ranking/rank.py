@@ -1,4 +1,4 @@
-"""Ranking all items for many users, in blocks of users, without ever holding users x items."""
+"""Ranks all items for many users, in blocks of users, so that the users x items matrix is never in memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from kd_jax.data import index
 from kd_jax.models._inner_product import gathered_product
 from kd_jax.ranking.top_k import places, top_k, top_k_and_tail, top_k_of_places
 
-_HELD_OUT_BLOCK = 4  # fewer where every held-out item reads them again: these fit in one core's cache
-_SCORED = 8  # such blocks scored at a time, since products of matrices with few rows are slow
-_MOST_PARTS = 8  # more threads than this wait for memory
+_HELD_OUT_BLOCK = 4  # users whose scores every held-out item reads again: few, so that they fit into one core's cache
+_SCORED = 8  # such blocks scored at a time: matrix products with few rows are slow
+_MOST_PARTS = 8  # more threads would wait for memory
 
 
 def tables(module: nn.Module, variables: dict, rows: str = "users") -> Any:
-  """What is computed once to score many rows: the network's tables, and of inner products every user's query."""
+  """Values computed once to score many rows: the tables; for rows="items" with inner products, also all queries."""
   own = module.apply(variables, method="tables")
   if rows == "users" or not module.inner_product:
     return own, None
@@ -33,12 +33,15 @@ def tables(module: nn.Module, variables: dict, rows: str = "users") -> Any:
 
 
 def scorer(module: nn.Module, variables: dict, rows: str = "users", ready: Any = None) -> Callable[..., Array]:
-  """score(rows [b], candidates [b, C] or None for all) -> [b, C], with `tables`, which are computed if not given.
+  """Returns score(rows [b], candidates [b, C], or None for all) -> [b, C]. `ready` are `tables`, else computed here.
 
-  Rows are users and candidates items, or, with rows="items", the other way round.
+  Rows are users and candidates are items; with rows="items", rows are items and candidates are users.
   """
   own, whole = tables(module, variables, rows) if ready is None else ready
-  apply = lambda **batch: module.apply(variables, batch, own)
+
+  def apply(**batch):
+    return module.apply(variables, batch, own)
+
   if rows == "users":
     return lambda users, items=None: (apply(users=users) if items is None else apply(users=users, items=items)).scores
 
@@ -56,18 +59,18 @@ def scorer(module: nn.Module, variables: dict, rows: str = "users", ready: Any =
 
 
 def _whole(module):
-  """Puts a block's scores on every device, where tables are split: else devices talk in what is done with them."""
+  """With split tables, replicates a block's scores on every device, so that later operations are local."""
   return getattr(module, "whole", lambda scores: scores)
 
 
 @functools.cache
-def _best(select, k):  # cached, so that equal functions are one compilation
+def _best(select, k):  # cached: the same function object is compiled only once
   return functools.partial(select, k=k)
 
 
 def network_top_k(module: nn.Module, variables: dict, seen: index.Seen, *, k: int, exclude_seen: bool,
                   rows: str = "users") -> Ranked:
-  """The k best items of every user by a network, [U, k] (or users of every item). Not inside jit."""
+  """The top k items of every user by a network, [U, k] (or users of every item). Call it outside of jit."""
   if not _is_one_cpu():
     return _by_block(module, variables, seen, _best(top_k, k), exclude_seen, rows)
   ready = _tables(module, variables, rows)
@@ -86,30 +89,35 @@ _tables = jax.jit(tables, static_argnames=("module", "rows"))
 
 @functools.partial(jax.jit, static_argnames=("module", "exclude_seen", "rows"))
 def _places(module, variables, ready, blocks: index.Blocks, b, *, exclude_seen, rows):
-  """`top_k.places` of block `b`."""
+  """`top_k.places` of the scores of block `b`."""
   own = jax.tree.map(lambda x: x[b], blocks)
   return places(_scores(scorer(module, variables, rows, ready), own, exclude_seen))
 
 
 def _scores(score, block: index.Blocks, exclude_seen):
-  """[b, I] of a block, -inf for what is not to be ranked."""
+  """Scores [b, I] of a block, -inf for excluded items."""
   scores = score(block.users)
   return scores.at[block.rows, block.items].set(-jnp.inf, mode="drop") if exclude_seen else scores
 
 
 def network_soft_labels(module: nn.Module, variables: dict, seen: index.Seen, *, k: int, exclude_seen: bool,
                         rows: str = "users") -> tuple[Ranked, Array]:
-  """(the k best items of every user [U, k], the probability [U] of all others)."""
+  """(the top k items of every user [U, k], the total probability [U] of the other items)."""
   return _by_block(module, variables, seen, _best(top_k_and_tail, k), exclude_seen, rows)
 
 
 def _by_block(module, variables, seen, select, exclude_seen, rows):
-  """`select(scores [BLOCK, I])` of every block of users, the results one after the other."""
-  function = lambda x: _select(module, variables, x, select=select, exclude_seen=exclude_seen, rows=rows)
+  """`select(scores [BLOCK, I])` of every block of users, concatenated."""
+  def function(x):
+    return _select(module, variables, x, select=select, exclude_seen=exclude_seen, rows=rows)
+
   parts = on_cores(function, seen.blocks)
   num_rows = seen.starts.shape[0] - 1
-  # Part p holds every len(parts)-th block from the p-th on.
-  join = lambda *x: jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_rows]
+  # Part p holds the blocks p, p + len(parts), p + 2 len(parts), ...
+
+  def join(*x):
+    return jnp.stack(x, axis=1).reshape(-1, *x[0].shape[2:])[:num_rows]
+
   return jax.tree.map(join, *parts)
 
 
@@ -124,13 +132,16 @@ def _is_one_cpu() -> bool:
 
 
 def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
-  """`function` of equal parts of `blocks`, arrays [blocks, ...]: one part for each core of a CPU.
+  """Applies `function` to equal parts of `blocks`, arrays [blocks, ...], with one part per CPU core.
 
-  XLA runs a top-k, like most loops, on one core. The last blocks are repeated to make parts equal.
+  XLA runs a top-k, like most loops, on one core. The last block is repeated to make the parts equal.
   """
   parts = min(os.cpu_count(), _MOST_PARTS) if _is_one_cpu() else 1
   size = -(-jax.tree.leaves(blocks)[0].shape[0] // parts)
-  part = lambda p: jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size) * parts + p, x.shape[0] - 1)], blocks)
+
+  def part(p):
+    return jax.tree.map(lambda x: x[jnp.minimum(jnp.arange(size) * parts + p, x.shape[0] - 1)], blocks)
+
   if parts == 1:
     return [function(blocks)]
   with futures.ThreadPoolExecutor(parts) as threads:
@@ -138,18 +149,18 @@ def on_cores(function: Callable[[Any], Any], blocks: Any) -> list[Any]:
 
 
 class HeldOut(NamedTuple):
-  """Held-out items laid out for `network_ranks`: users by falling number of items, in groups of blocks."""
+  """The layout of held-out items for `network_ranks`: users by descending number of items, in groups of blocks."""
 
-  groups: index.Blocks  # [groups, _SCORED b] users and [groups, P] items that are not ranked
-  counts: Array  # [groups, _SCORED] int32, the most items of a user of the block
+  groups: index.Blocks  # [groups, _SCORED b] users and [groups, P] masked items
+  counts: Array  # [groups, _SCORED] int32, the maximal number of items of a user in the block
   starts: Array  # [groups, _SCORED] int32, the block's first line of `items`
   items: Array  # [lines, b] int32, one item of each user of the block; -1 is padding
 
 
 def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> tuple[HeldOut, np.ndarray]:
-  """Lays out `held`; items in `masked` do not compete.
+  """Makes the layout of `held`; items in `masked` are not ranked.
 
-  Returns it with `where` [M, 2], the line and column of each held-out interaction, in `held`'s order.
+  Returns it with `where` [M, 2], the line and column of each held-out interaction, in the order of `held`.
   """
   size = _HELD_OUT_BLOCK
   users, inverse, counts = np.unique(held.users, return_inverse=True, return_counts=True)
@@ -166,16 +177,21 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
   items[where[:, 0], where[:, 1]] = held.items
   masked_users, masked_items = (np.concatenate([getattr(m, k) for m in masked]) for k in ("users", "items"))
   groups = index.blocks_of(masked_users, masked_items, users[falling], num_items, size * _SCORED)
-  by_group = lambda x: np.pad(x, (0, len(groups.users) * _SCORED - len(x))).reshape(-1, _SCORED)
+
+  def by_group(x):
+    return np.pad(x, (0, len(groups.users) * _SCORED - len(x))).reshape(-1, _SCORED)
+
   return HeldOut(groups, by_group(most), by_group(starts), items), where
 
 
 def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarray:
-  """Ranks (from 0) of held-out items among all items that are not masked, laid out as `held.items`.
+  """Ranks (from 0) of held-out items among all items that are not masked, in the layout of `held.items`.
 
-  A compare and a sum per item instead of a sort. -1 for padding, -2 where a score is not finite.
+  For each held-out item it counts the higher scores, instead of sorting. -1 for padding, -2 if a score is not finite.
   """
-  function = lambda x: _ranks(module, variables, held.items, *x)
+  def function(x):
+    return _ranks(module, variables, held.items, *x)
+
   parts = on_cores(function, (held.groups, held.counts, held.starts))
   return functools.reduce(lambda x, y: np.where(x == -1, y, x), map(np.asarray, parts))
 
@@ -187,9 +203,12 @@ def _ranks(module, variables, held_items, groups, counts, starts):
   def group(lines, x):
     (users, rows, columns), count, start = x
     scores = whole(score(users))  # [_SCORED b, I]
-    bad = jnp.sum(0 * scores, axis=1) != 0  # not a number where one is not finite
+    bad = jnp.sum(0 * scores, axis=1) != 0  # the sum is NaN if a score is not finite
     scores = scores.at[rows, columns].set(-jnp.inf, mode="drop")
-    by_block = lambda x: x.reshape(_SCORED, -1, *x.shape[1:])
+
+    def by_block(x):
+      return x.reshape(_SCORED, -1, *x.shape[1:])
+
     return jax.lax.scan(block, lines, (by_block(scores), by_block(bad), count, start))[0], None
 
   def block(lines, x):
@@ -200,7 +219,7 @@ def _ranks(module, variables, held_items, groups, counts, starts):
       items = held_items[start + j]  # [b]
       own = jnp.take_along_axis(scores, jnp.maximum(items, 0)[:, None], axis=1)
       above = (scores > own) | ((scores == own) & (index < items[:, None]))
-      rank = jnp.sum(above.astype(jnp.float32), axis=1).astype(jnp.int32)  # floats: the sum vectorises
+      rank = jnp.sum(above.astype(jnp.float32), axis=1).astype(jnp.int32)  # as floats, since XLA vectorises that sum
       return lines.at[start + j].set(jnp.where(items < 0, -1, jnp.where(bad, -2, rank)))
 
     return jax.lax.fori_loop(0, count, line, lines), None

@@ -1,1 +1,1 @@
-"""A run from its options to its end: setup, epochs, the loop, several runs at once."""
+"""Runs: options, setup, epochs, the training loop, several runs at once."""

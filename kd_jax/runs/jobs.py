@@ -1,6 +1,6 @@
-"""Calls of a function in several processes at a time, each on cores of its own.
+"""Calls of a function in several processes at the same time; each process has its own cores.
 
-Much of a run is work of one core, whatever the number that it may use.
+A large part of a run uses only one core, even if more are available.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from typing import Any
 from kd_jax.base import InputError
 from kd_jax.devices import signals
 
-_LOOK_SECONDS = 0.5  # between two looks at whether it was asked to stop
+_LOOK_SECONDS = 0.5  # interval between checks for a stop signal
 
 
 def check(jobs: int) -> None:
-  """Raises InputError for more jobs than cores, or where there are accelerators, which jobs cannot share."""
+  """Raises InputError for more jobs than cores, or for jobs on accelerators, which processes cannot share."""
   import jax
 
   cores = len(_cores())
   if jobs > cores:
-    raise InputError(f"--jobs={jobs}: there are {cores} processor cores, and a job takes one at least")
+    raise InputError(f"`jobs={jobs}`: there are {cores} processor cores, and a job takes one at least")
   if jobs > 1 and jax.default_backend() != "cpu":
-    raise InputError(f"--jobs={jobs}: jobs share the cores of a CPU, not {jax.default_backend()}s; --together trains "
+    raise InputError(f"`jobs={jobs}`: jobs share the cores of a CPU, not {jax.default_backend()}s; `together` trains "
                      "the seeds of a row at once")
 
 
 def run(jobs: int, function: Callable, calls: dict[Hashable, tuple],
         after: dict[Hashable, set[Hashable]]) -> Iterator[tuple[Hashable, Any]]:
-  """Yields (key, `function(*calls[key])`) as they are done, `jobs` at a time, the first ones first.
+  """Yields (key, `function(*calls[key])`) as calls finish. Runs `jobs` calls at a time, started in order.
 
-  A call waits for those of `after[key]`. What one raises ends the others as SIGTERM does, and is raised here.
+  A call starts after all calls of `after[key]` have finished. If one raises, the others get SIGTERM, and the exception
+  is raised here.
   """
   with _processes(jobs, function) as idle, signals.on_signal() as asked:
     waiting, busy, done = dict(calls), {}, set()
@@ -61,7 +62,7 @@ def _received(pipe, jobs):
   try:
     error, result = pipe.recv()
   except EOFError:
-    raise InputError(f"--jobs={jobs}: a process was ended from outside; if memory is short, fewer need less") from None
+    raise InputError(f"`jobs={jobs}`: a process was ended from outside; if memory is short, fewer need less") from None
   if error:
     raise error
   return result
@@ -69,7 +70,7 @@ def _received(pipe, jobs):
 
 @contextlib.contextmanager
 def _processes(jobs, function):
-  """Pipes to processes that call `function`; they are ended at the end, and save what they do."""
+  """Yields pipes to processes that call `function`. At the end, it terminates them; they first save their runs."""
   context, cores = multiprocessing.get_context("spawn"), _cores()
   pairs = [context.Pipe() for _ in range(jobs)]
   started = [context.Process(target=_serve, args=(function, theirs, cores[i::jobs]))
@@ -91,12 +92,12 @@ def _cores() -> list[int]:
 
 
 def _serve(function, pipe, cores):
-  """Answers every call from `pipe` with (error, result), and ends with the process that started it."""
+  """Answers every call from `pipe` with (error, result). Ends when the parent process ends."""
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, cores)  # before JAX counts them
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-  # Progress of several runs would be mixed up; what is done is said by the process that started this one.
+  # The output of several runs would be mixed; the parent process prints results.
   sys.stdout = sys.stderr = open(os.devnull, "w")
   try:
     while True:

@@ -1,4 +1,4 @@
-"""One run, from flags to a finished run directory: the same loop for teachers and students."""
+"""The training loop of one or several runs, from options to fitted models. The same for teachers and students."""
 
 from __future__ import annotations
 
@@ -9,280 +9,388 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
-from kd_jax.base import STUDENT, InputError
-from kd_jax.callbacks import progress
+from kd_jax.base import STUDENT, InputError, Progress
+from kd_jax.callbacks.progress import progress
 from kd_jax.data import store
 from kd_jax.devices import parallel, processes, signals, table_sharding
 from kd_jax.evaluation import model_selection, protocols, streaming
-from kd_jax.runs import epochs, setup
+from kd_jax.evaluation.model_selection import Position
+from kd_jax.runs import epoch, setup
+from kd_jax.runs.options import FIELDS, FitOptions, fit_options, text_of, texts
 from kd_jax.storage import checkpoint, run_directory, sealed
-from kd_jax.teachers import warm_start
-from kd_jax.training import graph, kd_targets, step
+from kd_jax.teachers import loading, warm_start
+from kd_jax.teachers.fitted import Fitted
+from kd_jax.training import graph, kd_targets, windows
 
-_SAVE_SECONDS = 30  # between checkpoints; a kill loses no more than this
-
-
-class Position(NamedTuple):
-  """Where a run stands, beside its state. Plain numbers: it is saved as JSON."""
-
-  epoch: int = 0  # epochs done
-  best_epoch: int = 0
-  best_value: float = -math.inf
-  best: dict[str, float] | None = None  # validation metrics of the best epoch
-  stale: int = 0  # validations without improvement
-  seconds: float = 0.0
-  others: dict[str, float] = {}  # noqa: RUF012 best values of the further metrics of --monitor
+_SAVE_SECONDS = 30  # between checkpoints; a killed run loses at most this much work
 
 
-def cache_compilations(cache_dir: str | None) -> None:
-  """Keeps compiled programs on disk, so that a second run starts at once."""
-  jax.config.update("jax_compilation_cache_dir", str(store.cache_folder(cache_dir) / "compiled"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+def fit(data: Any = None, *, options: FitOptions | None = None, **arguments: Any) -> Fitted:
+  """Trains a teacher, a plain student or a distilled student.
 
+  `arguments` are fields of `FitOptions`; they replace the values in `options`. `data` is a data set or its name. With a
+  `workdir`, the run is stored there: a second call resumes an unfinished run and loads a finished one. Without a
+  `workdir`, nothing is written.
 
-class Training(NamedTuple):
-  """A run under way: what stays, and what an epoch changes."""
-
-  values: flags.FlagValues
-  ready: setup.Setup
-  draw: Callable  # (state, epoch from 1, part) -> arguments of `parallel.compile_epoch`
-  layouts: dict[str, Any]  # {split: evaluate.layout}
-  state: graph.TrainState
-  best: dict  # parameters of the best epoch
-  position: Position
-
-
-def run_training(values: flags.FlagValues) -> dict[str, Any]:
-  """Trains, or goes on, or finds the run finished; returns the content of result.json.
-
-  Raises InputError before anything is written if flags, data and teachers do not fit; later if the run diverges.
+  Raises InputError, which names the argument, if data, model, methods and teachers do not fit together; nothing is
+  written then. Also raises it if the run diverges.
   """
-  result = run_together([values])[0]
+  arguments = arguments if data is None else {"data": data, **arguments}
+  return _or_raise(fit_many([fit_options(options, **arguments)])[0])
+
+
+def fit_many(several: Sequence[FitOptions]) -> list[Fitted | InputError]:
+  """`fit` for several runs at once, e.g. seeds. Results are the same as for separate runs, but training is faster.
+
+  The result of a diverged run is its error; the other runs continue. Raises InputError before anything is written.
+  """
+  made, _ = _fit_all(several)
+  return [made[number] if number in made else _reopened(options) for number, options in enumerate(several)]
+
+
+def train(options: FitOptions) -> dict[str, Any]:
+  """`fit` for its run directory: returns the content of result.json. Raises InputError."""
+  return _or_raise(train_many([options])[0])
+
+
+def train_many(several: Sequence[FitOptions]) -> list[dict[str, Any] | InputError]:
+  """`fit_many` for the run directories: does not load finished runs. Returns the contents of result.json."""
+  made, found = _fit_all(several)
+  results: list[Any] = [made.get(number, result) for number, result in enumerate(found)]
+  return [x.result if isinstance(x, Fitted) else x for x in results]
+
+
+def _or_raise(result):
   if isinstance(result, InputError):
     raise result
   return result
 
 
-def run_together(several: Sequence[flags.FlagValues]) -> list[dict[str, Any] | InputError]:
-  """`run_training` of several runs at once, e.g. seeds: each is as it would be alone, all take less time.
+class Training(NamedTuple):
+  """A run in training: its fixed parts, and what every epoch changes."""
 
-  See `parallel.epochs`. One that diverges has its error as result, the others go on. Raises InputError before writing.
-  """
-  for values in several:
-    run_directory.check_flags(values.workdir, values)
-  found = [setup.finished(values) for values in several]
-  waiting, failed = [values for values, result in zip(several, found, strict=True) if result is None], {}
-  processes.meet()  # nothing is written before all have looked
+  ready: setup.Setup
+  draw: Callable  # see `epoch.drawer`
+  layouts: dict[str, Any]  # {split: protocols.layout}
+  info: dict[str, Any]
+  state: graph.TrainState
+  best: dict  # parameters of the best epoch
+  position: Position
+  history: list[dict[str, Any]]  # lines of metrics.jsonl
+
+  @property
+  def options(self) -> FitOptions:
+    return self.ready.options
+
+
+def _fit_all(several: Sequence[FitOptions]) -> tuple[dict[int, Fitted | InputError], list[dict[str, Any] | None]]:
+  """({index: fitted model or error} of runs trained now, [result.json of already finished runs, else None])."""
+  for options in several:
+    if options.workdir is not None:
+      run_directory.check_flags(options.workdir, texts(options), _defaults(), options.epochs,
+                                not setup.has_horizon(options))
+  found = [setup.finished(options) for options in several]
+  waiting = [number for number, result in enumerate(found) if result is None]
+  processes.meet()  # writes nothing before all processes have checked
+  made: dict[int, Fitted | InputError] = {}
   if waiting:
-    parallel.check_together([values.parallel for values in waiting])
-    cache_compilations(waiting[0].cache_dir)
-    readies = setup.share([setup.setup(values) for values in waiting])
+    parallel.check_together([several[number].parallel for number in waiting])
+    _cache_compilations([several[number] for number in waiting])
+    readies = setup.share([setup.prepare(several[number]) for number in waiting])
     if len(readies) > 1 and any(ready.run.parts > 1 for ready in readies):
-      raise InputError("--data_memory: the interactions are streamed, by one run at a time: no --seeds, no --sweep")
-    prepared = [(values, ready, epochs.sources(ready)) for values, ready in zip(waiting, readies, strict=True)]
+      raise InputError("`data_memory`: the interactions are streamed, by one run at a time: no `seeds`, no `sweep`")
+    trained = [None if _in_closed_form(ready) else epoch.drawer(ready) for ready in readies]
     with contextlib.ExitStack() as locks:
-      for values, ready, _ in prepared:
-        if processes.is_first():
-          os.makedirs(values.workdir, exist_ok=True)
-          locks.enter_context(sealed.lock(values.workdir))
-          run_directory.start(values.workdir, values, _info(values, ready))
-        if _in_closed_form(ready):
-          _fit(values, ready)
-      processes.meet()  # the directories stand
-      failed = _train([_begin(*x) for x in prepared if not _in_closed_form(x[1])])
-    processes.meet()  # all is written
-  return [failed.get(x.workdir) or run_directory.read_json(pathlib.Path(x.workdir) / run_directory.RESULT) for x in several]
+      infos = [_start(ready, locks) for ready in readies]
+      processes.meet()  # all directories exist now
+      going = {}
+      for number, ready, draw, info in zip(waiting, readies, trained, infos, strict=True):
+        if draw is None:
+          made[number] = _fit(ready, info)
+        else:
+          going[number] = _begin(ready, draw, info)
+      made |= _train(going)
+    processes.meet()  # all files are written now
+  return made, found
+
+
+@functools.cache
+def _defaults() -> dict[str, str]:
+  """Defaults as texts: the values of options that older runs did not have yet."""
+  return {name: text_of(field.default) for name, field in FIELDS.items() if field.default is not None}
+
+
+def _cache_compilations(several: list[FitOptions]) -> None:
+  """Caches compiled programs on disk, so that the next run starts faster; only for runs with a `workdir`."""
+  for options in several:
+    if options.workdir is not None:
+      folder = store.cache_folder(options.cache_dir) / "compiled"
+      jax.config.update("jax_compilation_cache_dir", str(folder))
+      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+
+def _reopened(options: FitOptions) -> Fitted:
+  """Loads a finished run."""
+  workdir = pathlib.Path(options.workdir or "")  # never empty: a finished run has a directory
+  module = None if isinstance(options.model, str) else options.model
+  return loading.open_run(workdir, setup.load(options), module)
 
 
 def _in_closed_form(ready) -> bool:
   return hasattr(dict(ready.run.networks)[STUDENT], "fit")
 
 
-def _info(values, ready) -> dict[str, Any]:
+def _start(ready, locks) -> dict[str, Any]:
+  """The content of run.json. Creates and locks the directory, if the run has one."""
+  options = ready.options
+  info = _info(ready)
+  if options.workdir is None or not processes.is_first():
+    return info
+  os.makedirs(options.workdir, exist_ok=True)
+  locks.enter_context(sealed.lock(options.workdir))
+  return run_directory.start(options.workdir, texts(options), info)
+
+
+def _info(ready) -> dict[str, Any]:
+  options, dataset = ready.options, ready.dataset
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(ready.shapes.params["networks"][STUDENT])]
   return {
-      "model": values.model, "peer": values.peer, "data": ready.dataset.name,
-      "data_memory": values.data_memory, "synthetic": ready.dataset.synthetic,
-      "hashes": ready.dataset.hashes, "num_users": ready.dataset.num_users, "num_items": ready.dataset.num_items,
+      "model": text_of(options.model), "peer": options.peer and text_of(options.peer), "data": dataset.name,
+      "data_memory": options.data_memory, "synthetic": dataset.synthetic,
+      "hashes": dataset.hashes, "num_users": dataset.num_users, "num_items": dataset.num_items,
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
       "features": ready.features,
       "init_from": [ready.warm_start.provenance] if ready.warm_start else [],
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
 
 
-def _fit(values, ready) -> None:
-  """A baseline in closed form: no epochs."""
+def _fit(ready, info) -> Fitted:
+  """Fits a closed-form baseline, without epochs."""
   start = time.perf_counter()
   params = {STUDENT: dict(ready.run.networks)[STUDENT].fit(ready.dataset)}
-  _, sampled, only = model_selection.needs(ready.monitor)
-  layout = protocols.layout(ready.dataset, "validation", sampled=sampled, only_sampled=only)
+  monitor = ready.monitor
+  layout = protocols.layout(ready.dataset, "validation", sampled=monitor.sampled, only_sampled=monitor.only_sampled)
   position = Position(seconds=time.perf_counter() - start)
-  position, _ = model_selection.compare(ready.monitor, position, _validate(ready, layout, {"networks": params}))
-  processes.by_first(checkpoint.save, values.workdir, 0, {}, params, position._asdict())
-  _finish(values, ready, position)
+  position, _ = model_selection.compare(monitor, position, _validate(ready, layout, {"networks": params}))
+  if ready.options.workdir is not None:
+    processes.by_first(checkpoint.save, ready.options.workdir, 0, {}, params, position._asdict())
+  return _finish(ready, info, position, [], params, {})
 
 
 def _validate(ready, layout, params) -> dict[str, float]:
-  module, cutoffs = dict(ready.run.networks)[STUDENT], model_selection.needs(ready.monitor)[0]
+  module, metrics = dict(ready.run.networks)[STUDENT], ready.monitor.metrics
   if ready.dataset.stream:
-    return protocols.means(streaming.measure(module, params["networks"][STUDENT], layout, cutoffs)[1])
+    return protocols.means(streaming.measure(module, params["networks"][STUDENT], layout, metrics)[1])
   variables = graph.variables(ready.given, params, STUDENT)
-  return processes.of_first(protocols.means(protocols.measure(module, variables, layout, cutoffs)[1]))
+  return processes.of_first(protocols.means(protocols.measure(module, variables, layout, metrics)[1]))
 
 
-def _begin(values, ready, sources) -> Training:
-  """The run at its start, or where its last checkpoint left it."""
-  root = jax.random.key(values.seed)
-  init = lambda: step.init(jax.random.fold_in(root, 0), ready.run, ready.given, ready.example)
-  memory = kd_targets.initial_memory(ready.run, ready.dataset)
-  if checkpoint.latest(values.workdir) is not None:
-    _, state, best, saved = checkpoint.restore(values.workdir, *_whole(ready, memory))
-    shapes, position = jax.eval_shape(init), Position(**saved)
+def _begin(ready, draw, info) -> Training:
+  """The run in its initial state, or restored from its last checkpoint."""
+  options, memory = ready.options, kd_targets.initial_memory(ready.run, ready.dataset)
+  if options.workdir is not None and checkpoint.latest(options.workdir) is not None:
+    _, state, best, saved = checkpoint.restore(options.workdir, *_whole(ready, memory))
+    shapes, position = jax.eval_shape(lambda: epoch.initial_state(ready)), Position(**saved)
     state = table_sharding.resize(state, shapes._replace(memory=memory))
     best = parallel.place(table_sharding.resize(best, shapes.params["networks"]), ready.run)
   else:
-    state = table_sharding.initialise(ready.run, init)._replace(memory=memory)
+    state = epoch.initial_state(ready)
     if ready.warm_start is not None:
       own = warm_start.start(state.params["networks"][STUDENT], ready.warm_start.found)
       state = state._replace(params=state.params | {"networks": state.params["networks"] | {STUDENT: own}})
     best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
-  processes.by_first(run_directory.truncate_metrics, values.workdir, position.epoch)
-  _, sampled, only = model_selection.needs(ready.monitor)  # the full ranking takes three times as long as the sampled one
+  history = []
+  if options.workdir is not None:
+    processes.by_first(run_directory.truncate_metrics, options.workdir, position.epoch)
+    history = run_directory.read_metrics(options.workdir) if position.epoch else []
+  monitor = ready.monitor  # sampled ranking takes a third of the time of full ranking
   layout = functools.partial(streaming.Protocol if ready.dataset.stream else protocols.layout, ready.dataset)
-  layouts = {"validation": layout("validation", sampled=sampled, only_sampled=only)}
-  if values.log_test:
-    layouts["test"] = layout("test", values.mask_validation, sampled, only_sampled=only)
-  draw = epochs.of_run(values, ready, sources, jax.random.fold_in(root, 1))
-  return Training(values, ready, draw, layouts, parallel.place(state, ready.run), best, position)
+  layouts = {"validation": layout("validation", sampled=monitor.sampled, only_sampled=monitor.only_sampled)}
+  if options.log_test:
+    layouts["test"] = layout("test", options.mask_validation, monitor.sampled, only_sampled=monitor.only_sampled)
+  return Training(ready, draw, layouts, info, parallel.place(state, ready.run), best, position, history)
 
 
 def _whole(ready, memory):
-  """Shapes of what a checkpoint holds, (state, best parameters), however tables are split."""
+  """Shapes of a checkpoint, (state, best parameters), with whole tables even if they are split."""
   return ready.shapes._replace(memory=memory), ready.shapes.params["networks"]
 
 
-def _train(trainings: list[Training]) -> dict[str, InputError]:
-  """Epoch by epoch, all at once, until each is done; result.json of a run is written when it is.
+def _train(trainings: dict[int, Training]) -> dict[int, Fitted | InputError]:
+  """Trains all runs together, epoch by epoch, until each has finished; writes result.json when a run finishes.
 
-  A run that diverges is left where it was last saved, and the others go on. Returns {workdir: error} of those.
+  A diverged run keeps its last checkpoint, and the others continue.
   """
-  for x in trainings:
-    if _done(x):
-      _finish(x.values, x.ready, x.position)
-  trainings, saved_at, unsaved = [x for x in trainings if not _done(x)], time.perf_counter(), set()
+  made: dict[int, Fitted | InputError] = {key: _finish_training(x) for key, x in trainings.items() if _done(x)}
+  trainings = {key: x for key, x in trainings.items() if key not in made}
   if not trainings:
-    return {}
-  first, numbers, failed = trainings[0], itertools.count(1), {}
-  with progress.reporting(first.values.epochs, first.position.epoch) as report, signals.on_signal() as stop:
+    return made
+  options, numbers, saved_at = next(iter(trainings.values())).options, itertools.count(1), time.perf_counter()
+  unsaved: set[int] = set()
+  with _watched(trainings) as tell, signals.on_signal() as stop:
     while trainings:
-      with _traced(first.values, next(numbers)):
+      with _traced(options, next(numbers)):
         trainings, lines, errors = _epoch(trainings)
-      failed |= errors
-      unsaved &= {x.values.workdir for x in trainings}
-      if not trainings:
-        break
-      report(lines[0], model_selection.names(trainings[0].ready.monitor)[0], trainings[0].position)
-      # Once: a signal may come while runs are being saved.
+      made |= errors
+      unsaved &= trainings.keys()
+      tell(trainings, lines)
+      # Ask only once per epoch: a signal may arrive while runs are being saved.
       asked, long = processes.any_of(bool(stop), time.perf_counter() - saved_at > _SAVE_SECONDS)
       if not unsaved and (asked or long):
-        unsaved, saved_at = {x.values.workdir for x in trainings}, time.perf_counter()
-      for x in trainings:
-        if x.values.keep_every and x.position.epoch % x.values.keep_every == 0:
-          processes.by_first(_keep, x, table_sharding.resize(x.best, x.ready.shapes.params["networks"]))
-        if _done(x) or (x.values.workdir in unsaved and _lists_are_due(x)):
-          whole = table_sharding.resize((x.state, x.best), _whole(x.ready, x.state.memory))
-          processes.by_first(checkpoint.save, x.values.workdir, x.position.epoch, *whole, x.position._asdict())
-          unsaved.discard(x.values.workdir)
-        if _done(x):
-          _finish(x.values, x.ready, x.position)
-      trainings = [x for x in trainings if not _done(x)]
+        unsaved, saved_at = set(trainings), time.perf_counter()
+      for key, x in trainings.items():
+        _save(x, key in unsaved and _lists_are_due(x))
+      made |= {key: _finish_training(x) for key, x in trainings.items() if _done(x)}
+      unsaved = {key for key in unsaved if not (_done(trainings[key]) or _lists_are_due(trainings[key]))}
+      trainings = {key: x for key, x in trainings.items() if key not in made}
       if asked and trainings and not unsaved:
         raise signals.Agreed
-  return failed
+  return made
+
+
+@contextlib.contextmanager
+def _watched(trainings: dict[int, Training]) -> Iterator[Callable[[dict[int, Training], dict[int, dict]], None]]:
+  """Calls `start` and `end` of the runs' callbacks; yields tell(trainings, lines), for a call after every epoch.
+
+  The first run also prints its progress. Only the first process calls callbacks.
+  """
+  shown, current = min(trainings), dict(trainings)
+  callbacks = {key: (*x.ready.callbacks, *([progress()] if key == shown else [])) for key, x in trainings.items()}
+
+  def call(key, event, line):
+    for callback in callbacks[key] if processes.is_first() else ():
+      if (function := getattr(callback, event)) is not None:
+        function(_progress(current[key], line))
+
+  def tell(going, lines):
+    current.update(going)
+    for key, line in lines.items():
+      if "validation" in line:
+        call(key, "validation", line)
+      call(key, "epoch", line)
+
+  with contextlib.ExitStack() as ends:
+    for key in trainings:  # also after an exception
+      ends.callback(call, key, "end", {})
+    for key in trainings:
+      call(key, "start", {})
+    yield tell
+
+
+def _save(training, due):
+  """Writes a checkpoint if it is due or the run is done, and the directory of `keep_every` at its epochs."""
+  options, position = training.options, training.position
+  if options.workdir is None:
+    return
+  if options.keep_every and position.epoch % options.keep_every == 0:
+    best = table_sharding.resize(training.best, training.ready.shapes.params["networks"])
+    processes.by_first(_keep, training, best)
+  if _done(training) or due:
+    whole = table_sharding.resize((training.state, training.best), _whole(training.ready, training.state.memory))
+    processes.by_first(checkpoint.save, options.workdir, position.epoch, *whole, position._asdict())
 
 
 def _keep(training, best):
-  """Makes the directory that the run would be if it ended here."""
-  made, position = run_directory.start_after(training.values.workdir, training.position.epoch), training.position
+  """Writes WORKDIR/after/EPOCH, the run directory as if the run had ended at this epoch."""
+  position = training.position
+  made = run_directory.start_after(training.options.workdir, position.epoch)
   checkpoint.save(made, position.epoch, {}, best, position._asdict())
   sealed.write_json_atomic(made / run_directory.RESULT, _result(training.ready, position))
 
 
-def _traced(values, number):
-  """Writes a trace of the third epoch, if that is asked for: those before it compile."""
-  if not values.profile or number != 3 or not processes.is_first():
+def _progress(x, line) -> Progress:
+  position, workdir = x.position, x.options.workdir
+  return Progress(None if workdir is None else os.fspath(workdir), x.info, x.options.epochs, position.epoch,
+                  x.ready.monitor.names[0], position.best_epoch, position.best_value, position.seconds, line,
+                  x.state.params["networks"])
+
+
+def _traced(options, number):
+  """Traces the third epoch if `profile` is set: the first two also compile."""
+  if not options.profile or number != 3 or not processes.is_first():
     return contextlib.nullcontext()
-  return jax.profiler.trace(os.path.join(values.workdir, "profile"), create_perfetto_trace=True)
+  return jax.profiler.trace(os.path.join(options.workdir, "profile"), create_perfetto_trace=True)
 
 
 def _lists_are_due(training) -> bool:
-  """Lists that live for several epochs are not saved: a checkpoint waits until they are ranked again anyway."""
+  """Whether all lists are ranked again next. Ranked lists are not saved, so checkpoints are written only then."""
   return training.position.epoch % math.lcm(*(kd.lists.every for _, kd in training.ready.run.kds)) == 0
 
 
 def _done(training):
-  values, position = training.values, training.position
-  return position.epoch >= values.epochs or (values.patience > 0 and position.stale >= values.patience)
+  options, position = training.options, training.position
+  return position.epoch >= options.epochs or (options.patience > 0 and position.stale >= options.patience)
 
 
-def _epoch(trainings: list[Training]) -> tuple[list[Training], list[dict[str, Any]], dict[str, InputError]]:
-  """(the runs after one more epoch and its validation, their lines of metrics.jsonl, {workdir: error} of others)."""
-  seconds, parts = {"resample": 0.0, "train": 0.0}, []
-  for part in range(trainings[0].ready.run.parts):
-    start = time.perf_counter()
-    drawn = parallel.each(lambda x: x.draw(x.state, x.position.epoch + 1, part), trainings)  # noqa: B023
-    sampled = time.perf_counter()
-    made = parallel.epochs([(x.ready.run, of_run) for x, of_run in zip(trainings, drawn, strict=True)],
-                           trainings[0].values.parallel, trainings[0].values.batch_size)
-    seconds["resample"] += (sampled - start) / len(made)  # a share
-    seconds["train"] += (time.perf_counter() - sampled) / len(made)
-    trainings = [x._replace(state=state) for x, (state, _) in zip(trainings, made, strict=True)]
-    parts.append([losses for _, losses in made])
-  after = parallel.each(lambda x: _or_error(*x, seconds), list(zip(trainings, zip(*parts, strict=True), strict=True)))
-  failed = {x.values.workdir: error for x, error in zip(trainings, after, strict=True) if isinstance(error, InputError)}
-  going = [x for x in after if not isinstance(x, InputError)]
-  return [x for x, _ in going], [line for _, line in going], failed
+def _epoch(trainings: dict[int, Training]) -> tuple[dict[int, Training], dict[int, dict], dict[int, InputError]]:
+  """Trains and validates one epoch: (continuing runs, their lines of metrics.jsonl, errors of diverged runs)."""
+  several = list(trainings.values())
+  made = epoch.advance([(x.ready, x.draw, x.state) for x in several], [x.position.epoch for x in several])
+  after = parallel.each(lambda x: _or_error(*x), list(zip(several, made, strict=True)))
+  errors = {key: x for key, x in zip(trainings, after, strict=True) if isinstance(x, InputError)}
+  going = {key: x for key, x in zip(trainings, after, strict=True) if not isinstance(x, InputError)}
+  return {key: x for key, (x, _) in going.items()}, {key: line for key, (_, line) in going.items()}, errors
 
 
-def _or_error(training, *arguments):
+def _or_error(training, made):
   try:
-    return _after_epoch(training, *arguments)
+    return _after_epoch(training, made)
   except InputError as error:
-    return InputError(f"{training.values.workdir}: epoch {training.position.epoch + 1}: {error}; a lower "
-                      "--learning_rate or another weight of --kd may help. Its last checkpoint is kept")
+    options = training.options
+    where = f"{options.workdir}: " if options.workdir is not None else ""
+    kept = ". Its last checkpoint is kept" if where else ""
+    return InputError(f"{where}epoch {training.position.epoch + 1}: {error}; a lower `learning_rate` or another weight "
+                      f"of `kd` may help{kept}")
 
 
-def _after_epoch(training, losses, seconds):
-  """(the run, its line of metrics.jsonl), which is appended; `losses` of every part of the epoch.
-
-  Raises InputError if a loss or a score is not finite.
-  """
-  values, ready, position = training.values, training.ready, training.position
-  position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(seconds.values()))
-  losses = {name: float(np.mean([part[name] for part in losses])) for name in losses[0]}
+def _after_epoch(training, made):
+  """(the run, its new line of metrics.jsonl). Raises InputError if a loss or a score is not finite."""
+  options, ready, position = training.options, training.ready, training.position
+  position = position._replace(epoch=position.epoch + 1, seconds=position.seconds + sum(made.seconds.values()))
+  means = {name: float(np.mean([part[name] for part in made.losses])) for name in made.losses[0]}
+  losses = {name: value for name, value in means.items() if "/" not in name}
   if not np.isfinite(list(losses.values())).all():
     raise InputError(f"a loss is not finite ({losses})")
-  line, best = {"epoch": position.epoch, "loss": losses, "seconds": seconds}, training.best
-  if position.epoch % values.eval_every == 0 or position.epoch == values.epochs:
-    line |= {split: _validate(ready, layout, training.state.params) for split, layout in training.layouts.items()}
+  line, best = {"epoch": position.epoch, "loss": losses, "seconds": made.seconds}, training.best
+  if scalars := {name: value for name, value in means.items() if "/" in name}:
+    line["scalars"] = scalars
+  if position.epoch % options.eval_every == 0 or position.epoch == options.epochs:
+    line |= {split: _validate(ready, layout, made.state.params) for split, layout in training.layouts.items()}
     position, improved = model_selection.compare(ready.monitor, position, line["validation"])
-    best = jax.tree.map(jnp.copy, training.state.params["networks"]) if improved else best
-  processes.by_first(run_directory.append_metrics, values.workdir, line)
-  return training._replace(best=best, position=position), line
+    best = jax.tree.map(jnp.copy, made.state.params["networks"]) if improved else best
+  if options.workdir is not None:
+    processes.by_first(run_directory.append_metrics, options.workdir, line)
+  return training._replace(state=made.state, best=best, position=position, history=[*training.history, line]), line
 
 
 def _result(ready, position) -> dict[str, Any]:
-  return {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": ready.monitor,
+  return {"epochs": position.epoch, "best_epoch": position.best_epoch, "monitor": str(ready.monitor),
           "validation": position.best, "seconds": position.seconds}
 
 
-def _finish(values, ready, position) -> None:
-  processes.by_first(sealed.write_json_atomic, os.path.join(values.workdir, run_directory.RESULT), _result(ready, position))
+def _finish_training(x) -> Fitted:
+  best = table_sharding.resize(x.best, x.ready.shapes.params["networks"])
+  return _finish(x.ready, x.info, x.position, x.history, best, x.state.params["adapters"])
+
+
+def _finish(ready, info, position, history, best, adapters) -> Fitted:
+  """The fitted model. Writes result.json, the last file of a run."""
+  result, workdir = _result(ready, position), ready.options.workdir
+  if workdir is not None:
+    processes.by_first(sealed.write_json_atomic, os.path.join(workdir, run_directory.RESULT), result)
+  module = dict(ready.run.networks)[STUDENT]
+  if isinstance(module, table_sharding.SplitNetwork):
+    module = module.module
+  elif isinstance(module, windows.WindowedNetwork):
+    module = module.full
+  constants = {} if ready.dataset.stream is not None else ready.given.constants.get(STUDENT, {})
+  params, adapters, constants = jax.tree.map(np.asarray, (best[STUDENT], adapters, constants))
+  return Fitted(module, params, adapters, constants, ready.described, history, result, info,
+                None if workdir is None else os.fspath(workdir))

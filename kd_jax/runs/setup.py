@@ -1,4 +1,4 @@
-"""From flags to a run made ready: data, networks, methods, teachers. Everything is checked here."""
+"""Builds a run from its options: data, networks, methods, teachers. All checks are here."""
 
 from __future__ import annotations
 
@@ -6,41 +6,61 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
+import optax
 
 from kd_jax import data, registry
-from kd_jax.base import PEER, STUDENT, TEACHER, Array, Batch, Dataset, InputError
-from kd_jax.data import feature_files, neighbours, streams
+from kd_jax.base import (
+    KD,
+    PEER,
+    STUDENT,
+    TEACHER,
+    Array,
+    Batch,
+    Callback,
+    Dataset,
+    InputError,
+    KDSum,
+    Metric,
+    Objective,
+)
+from kd_jax.data import feature_files, neighbours, store, streams
 from kd_jax.devices import parallel, table_sharding
-from kd_jax.evaluation import model_selection, protocols
-from kd_jax.objectives import tasks
+from kd_jax.evaluation import metric_names, model_selection, protocols
+from kd_jax.objectives import _embedding_l2
+from kd_jax.runs.options import FitOptions, teachers_of
 from kd_jax.storage import run_directory
 from kd_jax.teachers import loading, warm_start
-from kd_jax.training import batches, graph, kd_targets, optimizers, sequence_batches, step, windows
+from kd_jax.training import batches, graph, kd_targets, parameters, sequence_batches, step, windows
 
 
 class Setup(NamedTuple):
-  """A run made ready: what is static, what is fixed, and the data."""
+  """A run that is ready for training."""
 
+  options: FitOptions
   run: graph.Run
   given: graph.Given
   dataset: Dataset
+  described: Dataset  # the same, with the feature vectors that the learners read from files
   teachers: list[loading.Teacher]
-  features: list[dict[str, Any]]  # files of vectors that the learners see, see `vectors.attach`
+  features: list[dict[str, Any]]  # files of feature vectors of the learners, see `feature_files.attach`
   warm_start: warm_start.WarmStart | None
-  planner: Callable[[Dataset], Callable[[int], Batch]]  # of data, or a part: the batches of an epoch, `batches.plan`
-  example: Batch  # a batch of the shapes of training, to initialise with
-  monitor: str  # validation metric that chooses the best epoch
-  shapes: graph.TrainState  # of the state at the start, with whole tables
-  pool: Array | None  # [n] items that negatives are drawn from; None: all
+  planner: Callable[[Dataset], Callable[[int], Batch]]  # (data or a part) -> (epoch -> its batches), `batches.plan`
+  negatives: int  # number drawn per interaction
+  example: Batch  # a batch with the shapes of training, for initialisation
+  monitor: model_selection.Monitor  # validation metrics, and which one chooses the best epoch
+  shapes: graph.TrainState  # shapes of the initial state, with whole tables
+  pool: Array | None  # [n] items from which negatives are drawn; None: all
+  callbacks: tuple[Callback, ...]
 
 
+# Cached, so that equal options give the same object, and equal runs compile once.
 @functools.cache
-def _kd(call: registry.Call):
-  return registry.build("losses", call)  # once, so that equal runs are equal and compile once
+def _build(package: str, call: registry.Call) -> Any:
+  return registry.build(package, call)
 
 
 @functools.cache
@@ -48,101 +68,215 @@ def _weight(weight: float | registry.Call):
   return weight if isinstance(weight, float) else registry.build_schedule(weight)
 
 
-_optimizer = functools.cache(optimizers.make)
+def methods(kd: str | KD | KDSum) -> tuple[tuple[float | Callable, KD], ...]:
+  """((weight, method), ...) from a text, a method or a sum. Raises InputError."""
+  if isinstance(kd, str):
+    return tuple((_weight(weight), _build("losses", call)) for weight, call in registry.parse_sum("losses", kd, "kd"))
+  return (1.0 * kd).terms if isinstance(kd, KD) else kd.terms
 
 
-def finished(values: flags.FlagValues) -> dict[str, Any] | None:
-  """`runs.finished`. Raises InputError if what that run learned from is something else now."""
-  result = run_directory.finished(values.workdir, values)
+def objective(loss: str | Objective, kind: str) -> Objective:
+  """The base loss from a text or an object; "" is the default for the kind of data. Raises InputError."""
+  if isinstance(loss, str):
+    loss = loss or ("bpr" if kind == "interactions" else "bce")
+    loss = _build("objectives", registry.parse("objectives", loss, "loss"))
+  if not isinstance(loss, Objective):
+    raise InputError(f"`loss`: an Objective is expected, not {type(loss).__name__}")
+  if kind not in loss.on:
+    fitting = [name for name in registry.names("objectives") if kind in _build("objectives", registry.Call(name)).on]
+    raise InputError(f"`loss`: it is for {' and '.join(loss.on)}; for {kind} choose from {', '.join(fitting)}")
+  return loss
+
+
+@functools.cache
+def _optimizer(name, learning_rate, schedule, weight_decay, decayed, frozen, steps_per_epoch, epochs):
+  """An optimiser by name; `steps_per_epoch` and `epochs` are None if the schedule does not need them."""
+  rate = learning_rate
+  if schedule:
+    rate = registry.build("schedules", schedule, learning_rate=learning_rate, steps_per_epoch=steps_per_epoch,
+                          epochs=epochs)
+  mask = None if decayed == ("*",) else parameters.matching(decayed)
+  made = registry.build("optimizers", name, learning_rate=rate, weight_decay=weight_decay, decayed=mask)
+  return parameters.freeze(made, frozen)
+
+
+def optimizer(options: FitOptions, steps_per_epoch: int) -> optax.GradientTransformation:
+  """The optimiser of a run with `steps_per_epoch` steps per epoch. Raises InputError."""
+  frozen = patterns(options.freeze)
+  if not isinstance(options.optimizer, str):
+    if options.schedule or options.weight_decay:
+      raise InputError("`optimizer`: an object has its own schedule and weight decay; leave out `schedule` and "
+                       "`weight_decay`")
+    return parameters.freeze(options.optimizer, frozen)
+  call = registry.parse("optimizers", options.optimizer, "optimizer")
+  if callable(options.schedule):
+    mask = None if options.decayed == "*" else parameters.matching(patterns(options.decayed))
+    made = registry.build("optimizers", call, learning_rate=options.schedule, weight_decay=options.weight_decay,
+                          decayed=mask)
+    return parameters.freeze(made, frozen)
+  schedule = registry.parse("schedules", options.schedule, "schedule") if options.schedule else None
+  horizon = (steps_per_epoch, options.epochs if has_horizon(options) else None) if schedule else (None, None)
+  return _optimizer(call, options.learning_rate, schedule, options.weight_decay, patterns(options.decayed), frozen,
+                    *horizon)
+
+
+def has_horizon(options: FitOptions) -> bool:
+  """Whether the learning rate depends on the maximum number of epochs; such a run cannot be extended."""
+  if not options.schedule or not isinstance(options.schedule, str):
+    return False
+  return registry.takes("schedules", registry.parse("schedules", options.schedule, "schedule"), "epochs")
+
+
+def patterns(text: str) -> tuple[str, ...]:
+  """Splits a text of patterns at its commas."""
+  return tuple(pattern.strip() for pattern in text.split(",") if pattern.strip())
+
+
+def callbacks(options: FitOptions) -> tuple[Callback, ...]:
+  """New callbacks for a run. Raises InputError."""
+  given = options.callbacks if not isinstance(options.callbacks, str) else [options.callbacks]
+  made = []
+  for one in given:
+    calls = [call for _, call in registry.parse_sum("callbacks", one, "callbacks")] if isinstance(one, str) else [one]
+    made += [registry.build("callbacks", call) if isinstance(call, registry.Call) else call for call in calls]
+  for one in made:
+    if not isinstance(one, Callback):
+      raise InputError(f"`callbacks`: a Callback is expected, not {type(one).__name__}")
+  return tuple(made)
+
+
+def finished(options: FitOptions) -> dict[str, Any] | None:
+  """`run_directory.finished`. Raises InputError if the run's teacher or `init_from` has changed since."""
+  if options.workdir is None:
+    return None
+  result = run_directory.finished(options.workdir, options.epochs)
   if result is not None:
-    loading.check_unchanged(values.workdir, "teacher", values.teacher.split(",") if values.teacher else [])
-    loading.check_unchanged(values.workdir, "init_from", [values.init_from] if values.init_from else [])
+    loading.check_unchanged(options.workdir, "teacher", teachers_of(options))
+    loading.check_unchanged(options.workdir, "init_from", [options.init_from] if options.init_from else [])
   return result
 
 
-def check(values: flags.FlagValues) -> None:
-  """Raises InputError for flags that do not go together, whatever the data are."""
-  model_selection.needs(values.monitor)
-  if values.mask_validation and not values.log_test:
-    raise InputError("--mask_validation: only test candidates have it; evaluate.py does, and training with --log_test")
-  if values.profile and values.epochs < 3:
-    raise InputError(f"--profile: a trace of the third epoch is asked for, with --epochs={values.epochs}")
-  distils = bool(values.kd.strip())
-  if distils != bool(values.teacher or values.peer):
-    raise InputError("--kd needs --teacher=RUN_OR_DIR (or --peer=MODEL)" if distils else
-                     "--teacher or --peer is given, but no --kd to distil with")
-  if not distils and not values.loss_weight:
-    raise InputError("--loss_weight=0: without --kd nothing is left to learn from")
+def check(options: FitOptions) -> None:
+  """Raises InputError for options that do not fit together; needs no data."""
+  if options.mask_validation and not options.log_test:
+    raise InputError("`mask_validation`: only test candidates have it; evaluate.py does, and training with `log_test`")
+  if options.profile and options.epochs < 3:
+    raise InputError(f"`profile`: a trace of the third epoch is asked for, with `epochs={options.epochs}`")
+  for name in ("profile", "keep_every"):
+    if getattr(options, name) and options.workdir is None:
+      raise InputError(f"`{name}`: is written to the run's directory; give a `workdir`")
+  distils = bool(options.kd.strip() if isinstance(options.kd, str) else options.kd)
+  if distils != bool(teachers_of(options) or options.peer):
+    raise InputError("`kd` needs `teacher=RUN_OR_DIR` (or `peer=MODEL`)" if distils else
+                     "`teacher` or `peer` is given, but no `kd` to distil with")
+  if not distils and not options.loss_weight:
+    raise InputError("`loss_weight=0`: without `kd` nothing is left to learn from")
+  if options.monitor.strip() != metric_names.LAST and not isinstance(options.metrics, dict):
+    _check_monitor(options.monitor)
 
 
-def setup(values: flags.FlagValues) -> Setup:
-  """Loads data and teachers and builds the run. Raises InputError before anything is compiled."""
-  check(values)
-  parallel.check(values.batch_size, values.parallel, values.shard_tables)
-  kds = tuple((_weight(weight), _kd(call)) for weight, call in registry.parse_sum("losses", values.kd, "kd"))
-  dataset, loss, monitor = _load(values)
-  streamed = dataset.stream is not None
-  described, features = _described(values, dataset)
-  networks, edges = _learners(values, described)
-  if all(module.inner_product for module in networks.values()):
-    loss = tasks.OF_PRODUCTS.get(loss, loss)
-  if streamed:
-    windows.check(values, described, networks, kds)
+def _check_monitor(monitor):
+  try:
+    for name in metric_names.split(monitor):
+      metric_names.check(name)
+  except ValueError as error:
+    raise InputError(f"`monitor`: {error}, or {metric_names.LAST} for the last epoch") from None
+
+
+def prepare(options: FitOptions) -> Setup:
+  """Loads data and teachers, and builds the run. Raises InputError before anything is compiled."""
+  check(options)
+  parallel.check(options.batch_size, options.parallel, options.shard_tables)
+  kds, dataset = methods(options.kd), load(options)
+  base, monitor = objective(options.loss, dataset.kind), _monitor(options, dataset)
+  described, features = _described(options, dataset)
+  networks, edges = _learners(options, described)
+  if base.of_products and all(module.inner_product for module in networks.values()):
+    base = _of_products(base)
+  if dataset.stream is not None:
+    _check_streamed(options, networks, kds)
   constants = {name: loading.constants(module, described) for name, module in networks.items()}
-  params, loaded = {}, []
-  for number, path in enumerate(values.teacher.split(",") if values.teacher else []):
+  frozen, loaded = {}, []
+  for number, source in enumerate(teachers_of(options)):
     name = TEACHER + (str(number) if number else "")
-    loaded.append(loading.load(path, dataset, values.teacher_unknown_ids))
+    loaded.append(loading.load(source, dataset, options.teacher_unknown_ids))
     if "coverage" in loaded[-1].provenance:
-      print(f"--teacher={path}: {loaded[-1].provenance['coverage']}")
+      print(f"teacher={source}: {loaded[-1].provenance['coverage']}")
     edges += [(learner, name) for learner in networks if learner in (STUDENT, PEER)]
     if loaded[-1].module is not None:
       networks[name] = loaded[-1].module
-      params[name], constants[name] = loaded[-1].params, loaded[-1].constants
-  learners = tuple(n for n in networks if n in (STUDENT, PEER))
-  run = graph.Run(tuple(networks.items()), learners, tuple(edges), kds, loss,
-                  _optimizer(values.optimizer, values.learning_rate, values.weight_decay, _frozen(values)),
-                  values.reduction, loss in tasks.ALL_ITEMS, loss_weight=values.loss_weight,
-                  embedding_l2=values.embedding_l2)
+      frozen[name], constants[name] = loaded[-1].params, loaded[-1].constants
+  learners = tuple(name for name in networks if name in (STUDENT, PEER))
+  plan_of = functools.partial(
+      planner, [networks[name] for name in learners], seed=options.seed, batch_size=options.batch_size,
+      kd_per=options.kd_per, kds=kds,
+      steps=streams.steps(dataset.stream, options.batch_size) if dataset.stream is not None else None)
+  plan, negatives = plan_of(streams.part(dataset, 0) if dataset.stream is not None else dataset), (
+      0 if base.all_items else options.negatives)
+  example, steps = _example_batch(plan(1), negatives)
+  parts = dataset.stream.parts if dataset.stream is not None else 1
+  run = graph.Run(tuple(networks.items()), learners, tuple(edges), kds, base, optimizer(options, steps * parts),
+                  options.reduction, loss_weight=options.loss_weight, embedding_l2=options.embedding_l2)
   _check_teachers(run, loaded, dataset)
   kd_targets.check(run, dataset)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   labels = None if dataset.contexts is None else jnp.asarray(protocols.label_matrix(dataset, "train"))
-  given = graph.Given(params, jax.tree.map(jnp.asarray, constants), near, labels)
-  plan_of = functools.partial(
-      planner, [networks[name] for name in learners], seed=values.seed, batch_size=values.batch_size,
-      kd_per=values.kd_per, kds=kds, steps=streams.steps(dataset.stream, values.batch_size) if streamed else None)
-  example = _example_batch(values, plan_of(streams.part(dataset, 0) if streamed else dataset))
-  # Finds out whether the methods fit the networks.
+  given = graph.Given(frozen, jax.tree.map(jnp.asarray, constants), near, labels)
+  # Only computes shapes: checks whether the methods fit the networks.
   shapes = jax.eval_shape(lambda given: step.init(jax.random.key(0), run, given, example), given)
   student = shapes.params["networks"][STUDENT]
-  warm_start.check_frozen(_frozen(values), student)
-  if values.embedding_l2:
-    _check_embeddings(values, shapes.params["networks"], dataset)
-  if streamed:
-    run, given = windows.split(run, given, params | shapes.params["networks"], dataset)
-  if values.shard_tables:  # from the host: no device holds a whole table
+  warm_start.check_frozen(patterns(options.freeze), student)
+  if options.embedding_l2:
+    _check_embeddings(options, shapes.params["networks"], dataset)
+  if dataset.stream is not None:
+    run, given = windows.split(run, given, frozen | shapes.params["networks"], dataset)
+  if options.shard_tables:  # tables are still on the host: no device must hold a whole one
     run, given = table_sharding.split(run, given, shapes.params["networks"])
   given = given._replace(params=jax.tree.map(jnp.asarray, given.params))
-  return Setup(run, given, dataset, loaded, features, _warm_start(values, student, dataset), plan_of, example, monitor,
-               shapes, _pool(values, dataset))
+  return Setup(options, run, given, dataset, described, loaded, features, _warm_start(options, student, dataset),
+               plan_of, negatives, example, monitor, shapes, _pool(options, dataset, negatives), callbacks(options))
 
 
-def _load(values) -> tuple[Dataset, Callable, str]:
-  """(the data, the base loss, what is monitored)."""
-  logged = ("train", "validation", "test") if values.log_test else ("train", "validation")
-  dataset = data.load(values.data, values.data_dir, values.cache_dir, logged, values.data_memory)
-  loss, monitor = tasks.choose(dataset, values.loss, values.monitor)
-  if values.data_memory and dataset.contexts is not None:
-    raise InputError(f"--data_memory={values.data_memory}: labelled data is not streamed")
-  if not (dataset.stream or len(dataset.validation.users)) and monitor != model_selection.LAST:
-    raise InputError(f"--monitor={monitor}: the data has no validation split; --monitor={model_selection.LAST} takes the "
+@functools.cache
+def _of_products(base):
+  return base._replace(loss=base.of_products)  # cached: equal runs need the same object
+
+
+def load(options: FitOptions) -> Dataset:
+  """Loads the data of a run. Raises InputError."""
+  if isinstance(options.data, Dataset):
+    dataset = options.data if options.data.hashes else options.data._replace(hashes=store.hashes_of(options.data))
+    if options.log_test and dataset.test is None:
+      raise InputError("`log_test`: the data was loaded without its test split; load it with splits=('train', "
+                       "'validation', 'test')")
+    return dataset
+  logged = ("train", "validation", "test") if options.log_test else ("train", "validation")
+  return data.load(options.data, options.data_dir, options.cache_dir, logged, options.data_memory)
+
+
+def _monitor(options, dataset) -> model_selection.Monitor:
+  if options.data_memory and dataset.contexts is not None:
+    raise InputError(f"`data_memory={options.data_memory}`: labelled data is not streamed")
+  monitor = model_selection.monitor(options.monitor, dataset.kind, further(options.metrics, dataset.kind))
+  if not (dataset.stream or len(dataset.validation.users)) and monitor.names != (metric_names.LAST,):
+    raise InputError(f"`monitor={monitor}`: the data has no validation split; `monitor={metric_names.LAST}` takes the "
                      "last epoch")
-  return dataset, loss, monitor
+  return monitor
+
+
+def further(metrics: str | dict[str, Metric], kind: str) -> metric_names.Metrics:
+  """{name: metric} of the option `metrics`, in addition to the default metrics. Raises InputError."""
+  if not isinstance(metrics, str):
+    return metrics
+  names = metric_names.split(metrics)
+  try:
+    return {name: metric_names.build(name, kind) for name in names}
+  except ValueError as error:
+    raise InputError(f"`metrics`: {error}") from None
 
 
 def share(readies: list[Setup]) -> list[Setup]:
-  """The same; arrays that are equal in all runs, as those made of the data are, become one."""
+  """The same runs; arrays that are equal in all runs (e.g. computed from the data) become one shared array."""
   leaves, structures = zip(*(jax.tree.flatten(ready.given) for ready in readies), strict=True)
   if len(readies) == 1 or len(set(structures)) > 1:
     return readies
@@ -152,52 +286,65 @@ def share(readies: list[Setup]) -> list[Setup]:
   return [ready._replace(given=x) for ready, x in zip(readies, given, strict=True)]
 
 
-def _frozen(values) -> tuple[str, ...]:
-  return tuple(pattern.strip() for pattern in values.freeze.split(",") if pattern.strip())
-
-
-def _check_embeddings(values, learners, dataset):
-  """--embedding_l2 is for learners with both tables, and for interactions."""
+def _check_embeddings(options, learners, dataset):
+  """Raises InputError if `embedding_l2` is set for labelled data, or for a learner without both embedding tables."""
   if dataset.contexts is not None:
-    raise InputError(f"--embedding_l2={values.embedding_l2}: labelled data has no user, item and negatives")
-  for flag, name in (("model", STUDENT), ("peer", PEER)):
-    for table in tasks.EMBEDDINGS:
+    raise InputError(f"`embedding_l2={options.embedding_l2}`: labelled data has no user, item and negatives")
+  for argument, name in (("model", STUDENT), ("peer", PEER)):
+    for table in _embedding_l2.TABLES:
       if name in learners and not hasattr(learners[name].get(table), "shape"):
-        raise InputError(f"--embedding_l2={values.embedding_l2}: --{flag}={values[flag].value} has no table {table!r}; "
-                         "mf, lightgcn and neumf have both")
+        raise InputError(f"`embedding_l2={options.embedding_l2}`: `{argument}={getattr(options, argument)}` has no "
+                         f"table {table!r}; mf, lightgcn and neumf have both")
 
 
-def _warm_start(values, student, dataset) -> warm_start.WarmStart | None:
-  if not values.init_from:
+def _check_streamed(options, networks, kds):
+  """Raises InputError for options that need all interactions in memory."""
+  where = f"`data_memory={options.data_memory}`: the interactions are streamed: "
+  if options.shard_tables or jax.process_count() > 1:
+    raise InputError(f"{where}neither `shard_tables` nor several processes go with that")
+  if hasattr(networks[STUDENT], "fit"):
+    raise InputError(f"{where}`model={options.model}` is computed from all at once")
+  if any(kd.rows == "items" or kd.neighbours or kd.remember or kd.own_loss or kd.lists.every > 1 for _, kd in kds):
+    raise InputError(f"{where}a method of `kd` ranks users for items, needs neighbours, or keeps something from epoch "
+                     "to epoch")
+
+
+def _warm_start(options, student, dataset) -> warm_start.WarmStart | None:
+  if not options.init_from:
     return None
-  found = warm_start.load(values.init_from, student, dataset, values.data_dir, values.cache_dir)
+  found = warm_start.load(options.init_from, student, dataset, options.data_dir, options.cache_dir)
   for name, leaf in warm_start.named(student).items():
-    print(f"--init_from: {name} {list(leaf.shape)}: {found.report[name]}")
+    print(f"init_from: {name} {list(leaf.shape)}: {found.report[name]}")
   return found
 
 
-def _described(values, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
-  """The data with the vectors of the learners' files, and what these were. Prints how many rows they cover."""
-  flags_of = {flag: side for side, (flag, _, _) in feature_files.SIDES.items()}
-  models = [model for model in (values.model, values.peer) if model]
-  for flag, side in flags_of.items():
-    if values[flag].value and not any(registry.accepts("models", model, side) for model in models):
-      raise InputError(f"--{flag}: --model={values.model} has no use for it; two_tower() has")
-  described, features = feature_files.attach(dataset, {flag: values[flag].value for flag in flags_of})
+def _described(options, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
+  """(the data with the learners' feature vectors, a description of their files). Prints how many rows they cover."""
+  arguments = {argument: side for side, (argument, _, _) in feature_files.SIDES.items()}
+  models = [model for model in (options.model, options.peer) if model]
+  for argument, side in arguments.items():
+    if getattr(options, argument) and not any(_accepts(model, side) for model in models):
+      raise InputError(f"`{argument}`: `model={options.model}` has no use for it; two_tower() has")
+  described, features = feature_files.attach(dataset, {argument: getattr(options, argument) for argument in arguments})
   for line in feature_files.describe(dataset, features):
     print(line)
   return described, features
 
 
+def _accepts(model: str | nn.Module, argument: str) -> bool:
+  return isinstance(model, str) and registry.accepts("models", model, argument)
+
+
 def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size: int,
             kd_per: str, kds: tuple, steps: int | None = None) -> Callable[[int], Batch]:
-  """The plan of an epoch: of contexts, or of single interactions, or of sequences if a learner reads such.
+  """Returns plan(epoch): batches of contexts, of interactions, or of sequences if a learner reads sequences.
 
-  `steps` is for parts of data.
+  `steps` is the fixed number of steps for a part of streamed data. Raises InputError if learners read sequences of
+  different lengths.
   """
   lengths = {module.length for module in learners if getattr(module, "reads_sequences", False)}
   if len(lengths) > 1:
-    raise InputError(f"--peer: student and peer read sequences of different lengths, {sorted(lengths)}")
+    raise InputError(f"`peer`: student and peer read sequences of different lengths, {sorted(lengths)}")
   if dataset.contexts is not None:
     return lambda epoch: batches.plan_contexts(seed, epoch, dataset.contexts["train"], batch_size)
   distilled = {"items" if kd.rows == "items" else "users" for _, kd in kds}
@@ -208,70 +355,67 @@ def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size:
   return lambda epoch: sequence_batches.plan(seed, epoch, dataset.train, packing, batch_size, kd_per, distilled)
 
 
-def _learners(values, dataset) -> tuple[dict, list]:
-  """The student, and with --peer a second network that learns with it and from it."""
-  networks = {STUDENT: loading.build_module(values.model, dataset)}
-  if (values.kd or values.init_from or values.freeze) and hasattr(networks[STUDENT], "fit"):
-    raise InputError(f"--model={values.model}: is computed, not trained: it takes no --kd, --init_from or --freeze")
-  if not values.peer:
+def _learners(options, dataset) -> tuple[dict, list]:
+  """(networks, edges): the student and, with `peer`, a second network; each then teaches the other."""
+  networks = {STUDENT: loading.build_model(options.model, dataset)}
+  if (options.kd or options.init_from or options.freeze) and hasattr(networks[STUDENT], "fit"):
+    raise InputError(f"`model={options.model}`: is computed, not trained: it takes no `kd`, `init_from` or `freeze`")
+  if not options.peer:
     return networks, []
-  networks[PEER] = loading.build_module(values.peer, dataset)
+  networks[PEER] = loading.build_model(options.peer, dataset)
   return networks, [(STUDENT, PEER), (PEER, STUDENT)]
 
 
 def _check_teachers(run, loaded, dataset):
-  """Stored lists must be of the right kind and long enough; what they do not hold needs a live teacher."""
+  """Raises InputError if the methods need more than the stored lists contain, or a live teacher."""
   stored = [t for t in loaded if t.stored is not None]
   if not stored:
     return
   if len(loaded) > 1:
-    raise InputError("--teacher: soft labels of one teacher can be used, or several run directories")
+    raise InputError("`teacher`: soft labels of one teacher can be used, or several run directories")
   for _, kd in run.kds:
     if kd_targets.needs_live_teacher(kd):
-      raise InputError("--kd: the method asks the teacher for what its stored lists do not hold; give the teacher's "
+      raise InputError("`kd`: the method asks the teacher for what its stored lists do not hold; give the teacher's "
                        "run directory instead of soft labels")
     listed = stored[0].stored.items.shape[1]
     if kd.lists.teacher > listed:
-      raise InputError(f"--teacher: its lists hold {listed} items, --kd asks for {kd.lists.teacher}; write them "
-                       f"again with --top_k={kd.lists.teacher}")
+      raise InputError(f"`teacher`: its lists hold {listed} items, `kd` asks for {kd.lists.teacher}; write them "
+                       f"again with `top_k={kd.lists.teacher}`")
     if stored[0].exclude_seen not in (None, kd.lists.exclude_seen):
       word = "without" if kd.lists.exclude_seen else "with"
-      raise InputError(f"--teacher: --kd asks for lists {word} training items; write the soft labels again with "
-                       f"--exclude_seen={kd.lists.exclude_seen}")
+      raise InputError(f"`teacher`: `kd` asks for lists {word} training items; write the soft labels again with "
+                       f"`exclude_seen={kd.lists.exclude_seen}`")
     if kd.teacher_scores and not stored[0].scored:
-      raise InputError("--kd: the method needs the teacher's scores, its file has lists without confidences")
+      raise InputError("`kd`: the method needs the teacher's scores, its file has lists without confidences")
     _check_lengths(stored[0].stored, kd.lists, dataset)
 
 
 def _check_lengths(stored, lists, dataset):
-  """Users of whom a stored list says too little are left out of distillation."""
+  """Users with a too short stored list are not distilled. Raises InputError if this is true for all users."""
   enough = kd_targets.stored_lists(stored, dataset, lists)[1]
   what = f"lists of {lists.teacher} items{' that are not in training' if lists.exclude_seen else ''}"
   if not enough.any():
-    raise InputError(f"--teacher: --kd asks for {what}; no user has one. Fewer in --kd, or longer lists, may help")
+    raise InputError(f"`teacher`: `kd` asks for {what}; no user has one. Fewer in `kd`, or longer lists, may help")
   if not enough.all():
-    print(f"--teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are not distilled")
+    print(f"teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are not distilled")
 
 
-def negatives(values: flags.FlagValues) -> int:
-  """How many are drawn for each interaction: none where the loss is of all items."""
-  return 0 if tasks.INTERACTIONS.losses.get(values.loss) in tasks.ALL_ITEMS else values.negatives
-
-
-def _pool(values, dataset) -> Array | None:
-  if values.negatives_from == "all":
+def _pool(options, dataset, negatives) -> Array | None:
+  if options.negatives_from == "all":
     return None
-  if dataset.contexts is not None or not negatives(values):
-    raise InputError(f"--negatives_from={values.negatives_from}: none are drawn for --loss=cross_entropy, nor for "
+  if dataset.contexts is not None or not negatives:
+    raise InputError(f"`negatives_from={options.negatives_from}`: none are drawn for `loss=cross_entropy`, nor for "
                      "labelled data")
   streamed = dataset.popularity is not None
   return jnp.asarray(np.flatnonzero(dataset.popularity) if streamed else np.unique(dataset.train.items))
 
 
-def _example_batch(values, plan) -> Batch:
-  first = {k: jnp.asarray(v[0]) for k, v in plan(1).items()}
+def _example_batch(plan, negatives) -> tuple[Batch, int]:
+  """(a batch with the shapes of the plan's batches, number of batches in the plan)."""
+  first = {k: jnp.asarray(v[0]) for k, v in plan.items()}
+  steps = len(plan["weight"])
   if first.pop("rows", None) is None:  # contexts of labelled data
-    return first
+    return first, steps
   rows = jnp.zeros(first["weight"].shape, jnp.int32)
-  items = jnp.zeros((*rows.shape, 1 + negatives(values)), jnp.int32)
-  return first | {"users": rows, "items": items, "items_weight": jnp.ones(items.shape)}
+  items = jnp.zeros((*rows.shape, 1 + negatives), jnp.int32)
+  return first | {"users": rows, "items": items, "items_weight": jnp.ones(items.shape)}, steps

@@ -1,1 +1,1 @@
-"""A trained model exported as one program, and loaded again."""
+"""Exports a trained model as one program, and loads such a program."""

@@ -1,4 +1,4 @@
-"""From a run to an exported program."""
+"""Exports the model of a run as a program."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from kd_jax.teachers import loading
 
 def export_run(run: str, out: str, top_k: int, exclude_seen: bool, data_dir: str | None = None,
                cache_dir: str | None = None) -> Iterator[str]:
-  """Exports the best epoch of a run and yields what was written and how fast it answers.
+  """Exports the best epoch of a run. Yields lines of text about the files and the latency.
 
-  Raises InputError: no such run, or more items asked for than there are.
+  Raises InputError if there is no such run, or `top_k` is larger than the number of items.
   """
   info = run_directory.read_info(run)
   dataset = data.load(info["data"], data_dir, cache_dir)
   if top_k > dataset.num_items:
-    raise InputError(f"--top_k={top_k}: the data has {dataset.num_items} items")
+    raise InputError(f"`top_k={top_k}`: the data has {dataset.num_items} items")
   recommend = _recommender(*loading.network(run, dataset), dataset, top_k, exclude_seen)
   metadata = {"model": info["model"], "data": info["data"], "synthetic": info["synthetic"],
               "hashes": dataset.hashes, "exclude_seen": exclude_seen,
@@ -40,7 +40,7 @@ def export_run(run: str, out: str, top_k: int, exclude_seen: bool, data_dir: str
 
 
 def _recommender(module, variables, dataset, top_k, exclude_seen):
-  """users [b] -> (items [b, top_k], scores [b, top_k]); weights and training items are constants of it."""
+  """users [b] -> (items [b, top_k], scores [b, top_k]); weights and training items are constants of the function."""
   fixed = jax.tree.map(np.asarray, (variables, module.apply(variables, method="tables")))
   history = _history(dataset)
 
@@ -56,7 +56,7 @@ def _recommender(module, variables, dataset, top_k, exclude_seen):
 
 
 def _history(dataset) -> np.ndarray:
-  """Training items [U, H], padded with I."""
+  """Training items [U, H] of all users, padded with the number of items I."""
   seen = index.seen_by_users(dataset)
   degrees = np.diff(seen.starts)
   history = np.full((dataset.num_users, max(1, degrees.max())), dataset.num_items, np.int32)

@@ -1,8 +1,8 @@
-"""A trained recommender as one program file that runs without its model code.
+"""A trained recommender as one program file, which runs without the model code.
 
-The program (jax.export: StableHLO, weights included) is portable between cpu, cuda and tpu. It is code:
-its hash is checked before it is parsed, and a few recommendations of the training code are stored beside
-it and compared with what the loaded program says.
+The program (jax.export: StableHLO with weights) runs on cpu, cuda and tpu. A program is executable code, so its hash is
+checked before it is parsed. A few recommendations of the training code are stored with it; `load` compares them with
+the output of the program.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def write(
 ) -> None:
   """Exports `recommend(users [b] int32) -> (item indices [b, top_k] int32, scores [b, top_k])`.
 
-  `recommend` is traceable and closes over its weights, best to give as numpy arrays. `user_ids` [U] and
-  `item_ids` [I] are strings; `metadata` is JSON and is added to. Raises InputError if an id occurs twice
-  or the path cannot be written.
+  `recommend` must be traceable by JAX, with its weights as constants, preferably NumPy arrays. `user_ids` [U] and
+  `item_ids` [I] are strings. `metadata` is JSON; further entries are added. Raises InputError if an id occurs twice,
+  or the path cannot be written; ValueError if `recommend` returns wrong shapes.
   """
   ids = {"user_ids": np.asarray(user_ids, dtype=str), "item_ids": np.asarray(item_ids, dtype=str)}
   for name, values in ids.items():
@@ -61,13 +61,13 @@ def write(
 
 
 def load(directory: str | os.PathLike) -> tuple[Callable[..., Any], dict[str, Any]]:
-  """(recommend, metadata) of an export, after verifying its files and replaying its golden users.
+  """(recommend, metadata) of an export. Verifies its files, and compares its output for the stored users.
 
-  `recommend(users, k=None)` takes a list of b user ids and returns b lists of at most k item ids, best
-  first, and their scores [b, k] (-inf where a list is shorter); k is at most, and by default, the
-  metadata's "top_k". It raises InputError for an unknown user or a k out of range.
+  `recommend(users, k=None)` takes a list of b user ids, and returns b lists of at most k item ids, best first, and
+  their scores [b, k] (-inf if a list is shorter). The default and maximum of k is "top_k" in the metadata. It raises
+  InputError for an unknown user, or if k is out of range.
 
-  Raises InputError: a damaged file, an export that this jax cannot read or that answers differently.
+  Raises InputError if a file is damaged, this version of jax cannot read the program, or its output differs.
   """
   metadata = sealed.read(directory, KIND)
   path = os.path.join(directory, "")
@@ -108,7 +108,7 @@ def latency(
 ) -> dict[int, tuple[float, float]]:
   """{batch size: (median, 95th percentile) in milliseconds} of `recommend(users [b] int32)`.
 
-  Each call gets other users; compiling is not counted, waiting for the result is. For a loaded export:
+  Each call gets other random users. Times include waiting for the result, but not compilation. For a loaded export:
   `latency(lambda users: recommend(user_ids[users]), len(user_ids))`.
   """
   rng, result = np.random.default_rng(0), {}
@@ -127,7 +127,7 @@ def latency(
 def _deserialize(directory, program, version):
   try:
     exported = export.deserialize(bytearray(program))
-  except Exception as error:  # of many types, depending on what in the format is too new or too old
+  except Exception as error:  # many types of exceptions are possible for a too new or too old format
     raise _unreadable(directory, version, error) from error
   if exported.disabled_safety_checks:
     raise InputError(f"{directory}: the program was exported with safety checks disabled")
@@ -140,7 +140,7 @@ def _unreadable(directory, version, error):
 
 
 def _replay(directory, call, golden, version):
-  """Compares with the training code. Near-equal scores may change places on another device."""
+  """Compares with the stored output of the training code. Items with almost equal scores may be in another order."""
   try:
     items, scores = (np.asarray(x) for x in call(golden["users"]))
   except Exception as error:
@@ -153,14 +153,14 @@ def _replay(directory, call, golden, version):
     tied = np.zeros(scores.shape, bool)
     tied[:, 1:] |= near(golden["scores"][:, 1:], golden["scores"][:, :-1])
     tied[:, :-1] |= tied[:, 1:]
-    tied[:, -1] = True  # its rival, the first item not listed, is not known
+    tied[:, -1] = True  # the last item may be tied with the first unlisted item, which is unknown
     if near(scores, golden["scores"]).all() and ((items == golden["items"]) | tied).all():
       return
   raise InputError(f"{directory}: the program answers differently from the training code (golden users)")
 
 
 def _padded(call, users):
-  """Runs a batch padded to a power of two: every new batch size would be compiled anew."""
+  """Runs a batch, padded to a power of two: every new batch size needs a compilation."""
   size = 1 << (len(users) - 1).bit_length()
   items, scores = call(np.pad(users, (0, size - len(users))))
   return np.asarray(items)[: len(users)], np.asarray(scores)[: len(users)]

@@ -1,8 +1,8 @@
 """Training checkpoints: orbax files inside a verified artifact.
 
-`run_dir/checkpoints/<epoch>/` holds two orbax pytrees, `state` (all that resuming needs) and `best` (the
-parameters that evaluation and distillation use). Orbax has no checksum on array data and casts a dtype
-that differs without a word; the manifest of the artifact and the comparison here close both gaps.
+`run_dir/checkpoints/<epoch>/` holds two orbax pytrees, `state` (everything needed to resume) and `best` (the
+parameters that evaluation and distillation use). Orbax has no checksum on array data and silently casts a
+dtype that differs. The manifest of the artifact and the comparison in this module detect both.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _OURS = re.compile(r"\d{6,}|\.\d{6,}\.(tmp|old)")
 
 
 def save(run_dir: str | os.PathLike, epoch: int, state: Any, best: Any, metadata: dict[str, Any]) -> None:
-  """Writes the checkpoint of `epoch`, then removes the others; returns when it is on disk.
+  """Writes the checkpoint of `epoch`, then removes the others. Returns when it is on disk.
 
   `state` and `best` are pytrees of arrays and scalars, without typed PRNG keys; `metadata` is JSON.
-  Hold `artifacts.lock(run_dir)`. Raises InputError if the disk is full or the path cannot be written;
-  the checkpoint before is then still there.
+  The caller holds `sealed.lock(run_dir)`. Raises InputError if the disk is full or the path cannot be
+  written; the previous checkpoint then still exists.
   """
   root = _root(run_dir)
   target = root / f"{epoch:06d}"
-  if target.is_dir() and not (target / "manifest.json").exists():  # its removal was killed
+  if target.is_dir() and not (target / "manifest.json").exists():  # a kill interrupted its removal
     shutil.rmtree(target, ignore_errors=True)
   trees = {"state": _to_numpy(state), "best": _to_numpy(best)}
   leaves = {name: _describe(tree) for name, tree in trees.items()}
@@ -50,7 +50,7 @@ def save(run_dir: str | os.PathLike, epoch: int, state: Any, best: Any, metadata
 
 
 def latest(run_dir: str | os.PathLike) -> int | None:
-  """The highest epoch with a complete manifest, or None. The files are verified when restoring."""
+  """The highest epoch with a complete manifest, or None. Does not verify the files; restoring does."""
   for epoch in _epochs(run_dir):
     try:
       sealed.manifest(_root(run_dir) / f"{epoch:06d}", KIND)
@@ -63,11 +63,11 @@ def latest(run_dir: str | os.PathLike) -> int | None:
 def restore(
   run_dir: str | os.PathLike, template_state: Any, template_best: Any
 ) -> tuple[int, Any, Any, dict[str, Any]]:
-  """(epoch, state, best, metadata) of the newest checkpoint that verifies.
+  """(epoch, state, best, metadata) of the newest checkpoint that passes verification.
 
-  The templates are pytrees of arrays or jax.ShapeDtypeStruct, as `save` was given. Leaves come back as
-  jax arrays placed as the template's are, or as numpy arrays where the template's are not jax arrays.
-  A damaged checkpoint is reported on stderr in one line if an older one can take its place.
+  The templates are pytrees of arrays or jax.ShapeDtypeStruct with the structure that `save` was given.
+  Leaves are returned as jax arrays with the template's placement, or as numpy arrays where the template's
+  leaf is not a jax array. If a damaged checkpoint is replaced by an older one, a line on stderr reports it.
 
   Raises InputError: no checkpoint, all are damaged (naming the file), or a leaf differs in name, shape
   or dtype from the template (nothing is cast).
@@ -81,9 +81,9 @@ def restore(
 
 
 def restore_best(run_dir: str | os.PathLike, template: Any = None) -> tuple[Any, dict[str, Any]]:
-  """(best parameters, metadata) of the newest checkpoint that verifies.
+  """(best parameters, metadata) of the newest checkpoint that passes verification.
 
-  Without a template: nested dicts of numpy arrays ({} if there are no arrays at all).
+  Without a template, the parameters are nested dicts of numpy arrays ({} if there are no arrays).
   Raises InputError as `restore` does.
   """
   directory, content = _newest(run_dir)
@@ -93,19 +93,24 @@ def restore_best(run_dir: str | os.PathLike, template: Any = None) -> tuple[Any,
   return _place(_load_tree(directory / "best", _empty(template)), template), content["metadata"]
 
 
+def restore_state(run_dir: str | os.PathLike) -> Any:
+  """What resuming needs, as nested dicts of numpy arrays, of the newest checkpoint that verifies; {} without any."""
+  return _load_tree(_newest(run_dir)[0] / "state")
+
+
 def newest_manifest(run_dir: str | os.PathLike) -> pathlib.Path:
-  """The manifest of the newest checkpoint: its sha256 pins every byte of it. Raises as `restore`."""
+  """The path of the newest checkpoint's manifest, whose sha256 identifies its content. Raises as `restore`."""
   return _newest(run_dir)[0] / "manifest.json"
 
 
 def latest_manifest(run_dir: str | os.PathLike) -> pathlib.Path | None:
-  """The manifest of `latest`, or None; what it says of the files is not verified."""
+  """The path of the manifest of `latest`, or None. The files are not verified against it."""
   epoch = latest(run_dir)
   return None if epoch is None else _root(run_dir) / f"{epoch:06d}" / "manifest.json"
 
 
 def _root(run_dir) -> pathlib.Path:
-  return pathlib.Path(os.path.realpath(run_dir)) / "checkpoints"  # orbax loses saves to relative paths
+  return pathlib.Path(os.path.realpath(run_dir)) / "checkpoints"  # absolute: orbax loses saves to relative paths
 
 
 def _epochs(run_dir) -> list[int]:
@@ -161,20 +166,20 @@ def _place(tree, template):
   def place(leaf, like):
     if not isinstance(like, jax.Array):
       return leaf
-    # An uncommitted array stays so: jit may then still move it to where the other arguments are.
+    # An uncommitted array stays uncommitted, so that jit may still move it to the device of the other arguments.
     return jax.device_put(leaf, like.sharding if like.committed else None)
 
   return jax.tree.map(place, tree, template)
 
 
 def _save_tree(path, tree, target):
-  if not jax.tree.leaves(tree):  # orbax refuses a tree without leaves; no directory stands for it
+  if not jax.tree.leaves(tree):  # orbax refuses a tree without leaves, so it has no directory
     return
   try:
     with _quiet(), _alone() as checkpointer:
       checkpointer.save(path, tree)
       checkpointer.wait_until_finished()
-  except Exception as error:  # orbax raises a bare Exception with pages of text, e.g. on a full disk
+  except Exception as error:  # orbax raises a plain Exception with pages of text, e.g. on a full disk
     if isinstance(error, OSError):
       raise
     raise InputError(f"{target}: cannot be written: {_line(error)}") from error
@@ -186,12 +191,12 @@ def _load_tree(path, empty=None):
   try:
     with _quiet(), _alone() as checkpointer:
       return checkpointer.restore(path, empty)
-  except Exception as error:  # the bytes are as they were written, so this is another orbax version
+  except Exception as error:  # the bytes were verified, so the orbax version differs
     raise InputError(f"{path}: orbax {ocp.__version__} cannot read it: {_line(error)}") from error
 
 
 def _alone():
-  """Of several processes one writes and each reads for itself: orbax would wait for the others."""
+  """A checkpointer for this process only, since with several processes orbax would wait for the others."""
   if jax.process_count() == 1:
     return ocp.StandardCheckpointer()
   me = jax.process_index()
@@ -201,7 +206,7 @@ def _alone():
 
 @contextlib.contextmanager
 def _quiet():
-  """Orbax logs the errors of its threads as pages of traceback; they are raised as well."""
+  """Disables logging: orbax logs errors of its threads as pages of traceback, and raises them as well."""
   logger = logging.getLogger("absl")
   before, logger.disabled = logger.disabled, True
   try:
@@ -211,7 +216,7 @@ def _quiet():
 
 
 def _line(error):
-  return (str(error).splitlines() or [type(error).__name__])[0][-160:]  # the cause stands at the end
+  return (str(error).splitlines() or [type(error).__name__])[0][-160:]  # the cause is at the end of the line
 
 
 def _remove(directory):

@@ -1,9 +1,9 @@
-"""Directories of files with a sha256 manifest, written whole or not at all.
+"""Artifacts: directories of files with a sha256 manifest, written atomically.
 
 An artifact holds its files, `manifest.json` (kind, format version, metadata, size and sha256 of every
-file) and `manifest.sha256`, the hash of the manifest in the form that `sha256sum --check` reads. It is
-built in the hidden sibling `.<name>.tmp` and renamed into place, so that a kill at any moment leaves
-either what was there before or the new artifact. A power failure may tear a file: reading then says so.
+file) and `manifest.sha256`, the hash of the manifest in the format of `sha256sum --check`. It is built in
+the hidden sibling `.<name>.tmp` and renamed, so that a kill at any moment leaves either the previous
+state or the new artifact. A power failure may damage a file: reading then raises an error.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from kd_jax.base import InputError
 
 VERSION = 1
 _MANIFEST, _SEAL, _LOCK = "manifest.json", "manifest.sha256", ".lock"
-_OWN = (_MANIFEST, _SEAL, _LOCK)  # at the top level, beside the files of an artifact
-# What numpy.load, or reading from what it gives, raises for a file that holds no arrays or is damaged.
+_OWN = (_MANIFEST, _SEAL, _LOCK)  # files at the top level that the manifest does not list
+# What numpy.load, or reading from its result, raises for a file that is damaged or holds no arrays.
 NOT_ARRAYS = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError,
               SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager
 def writing(directory: str | os.PathLike, kind: str, metadata: dict[str, Any]) -> Iterator[pathlib.Path]:
-  """Yields a temporary sibling of `directory` to fill; on success it becomes the artifact `directory`.
+  """Yields a temporary directory to fill. On success it is renamed to `directory` and becomes the artifact.
 
-  An artifact of the same `kind` is replaced; anything else that is there is refused. `metadata` is
-  JSON and is read at the end, so that the block may still add to it. An exception removes what was
-  written and leaves what was there before.
+  An existing artifact of the same `kind` is replaced; anything else at this path is refused. `metadata`
+  is JSON. It is read at the end, so that the block may still add to it. An exception removes the
+  temporary directory and leaves the previous artifact unchanged.
 
   Raises InputError: the path cannot be written (disk full, ...), is in use or holds something else.
   """
@@ -49,7 +49,7 @@ def writing(directory: str | os.PathLike, kind: str, metadata: dict[str, Any]) -
     target.parent.mkdir(parents=True, exist_ok=True)
     _recover(target)
     _check_replaceable(target, kind)
-    if temporary.exists():  # of a killed process; a living one holds the lock
+    if temporary.exists():  # left by a killed process; a running one holds the lock
       with lock(temporary):
         shutil.rmtree(temporary)
     temporary.mkdir()
@@ -64,12 +64,12 @@ def writing(directory: str | os.PathLike, kind: str, metadata: dict[str, Any]) -
 def read(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
   """Verifies every file of an artifact and returns its metadata. Call it before parsing any file.
 
-  Raises InputError naming the file: missing, not listed, of other size or sha256, a link; as `manifest`.
+  Raises InputError naming the file: missing, not listed, another size or sha256, or a link. Also raises as `manifest`.
   """
   target = _absolute(directory)
   content = manifest(target, kind)
   with _reporting(target):
-    # Only paths found below the directory are opened, whatever a manifest lists ("../x" is missing).
+    # Opens only paths that were found in the directory. So a manifest that lists "../x" reports it as missing.
     found, expected = _files(target), content["files"]
     for path in sorted(expected.keys() ^ found):
       what = "missing, though the manifest lists it" if path in expected else "not listed in the manifest"
@@ -80,9 +80,9 @@ def read(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
 
 
 def manifest(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
-  """The manifest alone, {"kind", "version", "metadata", "files"}; the files are not read.
+  """The manifest, {"kind", "version", "metadata", "files"}, without reading the files.
 
-  Raises InputError if there is none, it was changed, or it is of another kind or version.
+  Raises InputError if the manifest is missing, was changed, or has another kind or version.
   """
   target = _absolute(directory)
   with _reporting(target):
@@ -104,7 +104,7 @@ def manifest(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
 
 
 def names(parent: str | os.PathLike) -> list[str]:
-  """Names of the artifacts in `parent`, sorted; one whose replacing was killed halfway is put back."""
+  """Sorted names of the artifacts in `parent`. If a replacement was killed, the old artifact is restored first."""
   root = _absolute(parent)
   with _reporting(root):
     for aside in root.glob(".*.old"):
@@ -114,7 +114,7 @@ def names(parent: str | os.PathLike) -> list[str]:
 
 @contextlib.contextmanager
 def lock(directory: str | os.PathLike) -> Iterator[None]:
-  """Holds `directory/.lock`, which dies with the process. Raises InputError with the holder's pid."""
+  """Holds `directory/.lock`, which ends with the process. If it is held, raises InputError with the holder's pid."""
   path = pathlib.Path(directory) / _LOCK
   with _reporting(path):
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def lock(directory: str | os.PathLike) -> Iterator[None]:
 
 
 def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
-  """Writes `value` as JSON; a kill leaves the old file or the new one. Raises InputError with the path."""
+  """Writes `value` as JSON. A kill leaves either the old or the new file. Raises InputError with the path."""
   path = _absolute(path)
   temporary = _hidden(path, "tmp")
   with _reporting(path):
@@ -151,10 +151,10 @@ def hash_file(path: str | os.PathLike) -> str:
 
 
 def hash_array(array: np.ndarray) -> str:
-  """The sha256 of dtype, shape and values, as hex; independent of byte order and of padding of strings."""
+  """The sha256 of dtype, shape and values, as hex. It does not depend on byte order or string padding."""
   if array.dtype.hasobject or array.dtype.names:
     raise TypeError(f"cannot hash an array of {array.dtype}")
-  if array.dtype.kind == "U":  # the same ids cut from a longer list must not differ
+  if array.dtype.kind == "U":  # a slice of a list with longer ids must have the same hash
     array = array.astype(f"<U{max(1, int(np.strings.str_len(array).max(initial=0)))}")
   array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
   digest = hashlib.sha256(f"{array.dtype.name}{array.shape}".encode())
@@ -166,7 +166,7 @@ def hash_array(array: np.ndarray) -> str:
 def _reporting(path):
   try:
     yield
-  except OSError as error:  # disk full, no permission, ...: one line with the path, not a traceback
+  except OSError as error:  # disk full, no permission, ...: one line with the path instead of a traceback
     raise InputError(f"{path}: {error}") from error
 
 
@@ -179,11 +179,11 @@ def _hidden(target, suffix) -> pathlib.Path:
 
 
 def _recover(target):
-  """Ends a replacement that was killed: between the renames the old artifact is put back."""
+  """If a replacement was killed between its two renames, restores the old artifact."""
   aside, temporary = _hidden(target, "old"), _hidden(target, "tmp")
   if target.exists() or not aside.exists():
     return
-  # InputError if the writer lives and is about to rename.
+  # Raises InputError if the writer is alive, since it is about to rename.
   with lock(temporary) if temporary.exists() else contextlib.nullcontext():
     os.rename(aside, target)
 
@@ -194,14 +194,14 @@ def _check_replaceable(target, kind):
   try:
     found = json.loads((target / _MANIFEST).read_bytes())["kind"]
   except (OSError, ValueError, KeyError, TypeError):
-    found = None  # no manifest that could be ours
+    found = None  # no valid manifest
   if found != kind:
     raise InputError(f"{target}: exists and is no {kind!r}, but {found or 'another thing'!r}")
 
 
 def _swap(temporary, target):
   aside = _hidden(target, "old")
-  shutil.rmtree(aside, ignore_errors=True)  # if there, it was replaced before a kill: see _recover
+  shutil.rmtree(aside, ignore_errors=True)  # left by a kill after the replacement: see _recover
   if target.exists():
     os.rename(target, aside)
   os.rename(temporary, target)

@@ -1,4 +1,4 @@
-"""The figure of a table: what rows reach, at which size, how they got there, and on which items."""
+"""The figure of a table: metric per row, against model size, over epochs, and by popularity of items."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 COLORS = ("#7aa6c2", "#d08770", "#8fbc8f", "#b48ead", "#c9a13b", "#6f6f6f", "#4c72b0", "#a0522d")
 
-_TILT = 20  # degrees, of the names of rows
+_TILT = 20  # degrees, rotation of the row names
 
 
 def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[float]]]], path: pathlib.Path) -> None:
-  """Writes the panels that `result`, a table's JSON, has something for.
+  """Writes the figure, with the panels for which `result`, a table's JSON, has data.
 
   `curves` is {row: [(epochs, values) of every seed]} of the validation metric `result["monitor"]`.
   """
@@ -29,7 +29,7 @@ def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[fl
   for panel, own in zip(panels, axes, strict=True):
     panel(own, result)
     own.spines[["top", "right"]].set_visible(False)
-  drawing.savefig(path, dpi=120, bbox_inches="tight")  # else a label can be cut
+  drawing.savefig(path, dpi=120, bbox_inches="tight")  # else labels can be cut off
   pyplot.close(drawing)
 
 
@@ -40,12 +40,12 @@ def _first(result) -> tuple[str, list[dict]]:
 
 
 def _spread(found) -> list[float] | None:
-  """Standard deviations of summaries; one seed has none."""
+  """Standard deviations of summaries; None for a single seed."""
   return None if found[0]["std"] is None else [x["std"] for x in found]
 
 
 def _bars(axes, result):
-  """The first metric with standard deviations, and published values as crosses."""
+  """Bars of the first metric with standard deviations, and published values as crosses."""
   metric, found = _first(result)
   names = [row["row"] for row in result["rows"]]
   axes.bar(names, [x["mean"] for x in found], yerr=_spread(found), color=COLORS[0], capsize=3)
@@ -68,7 +68,7 @@ def _sizes(axes, result):
 
 
 def _curves(axes, result, curves):
-  """Validation by epoch: mean and standard deviation of the seeds that are still running."""
+  """Validation metric by epoch: mean and standard deviation of the seeds that ran so long."""
   for number, (row, seeds) in enumerate(curves.items()):
     epochs, mean, std = band(seeds)
     color = COLORS[number % len(COLORS)]
@@ -79,7 +79,7 @@ def _curves(axes, result, curves):
 
 
 def band(seeds: list[tuple[list[int], list[float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """(epochs, mean, standard deviation, 0 of a single value) of curves of different lengths, [n] each."""
+  """(epochs, mean, standard deviation) of curves of different lengths, [n] each; the deviation of one value is 0."""
   epochs = np.unique(np.concatenate([e for e, _ in seeds]))
   values = np.full((len(seeds), len(epochs)), np.nan)
   for line, (own, found) in zip(values, seeds, strict=True):
@@ -90,7 +90,7 @@ def band(seeds: list[tuple[list[int], list[float]]]) -> tuple[np.ndarray, np.nda
 
 
 def _groups(axes, result):
-  """Recall@10 of popular and of unpopular items."""
+  """Recall@10 on popular and on unpopular items."""
   rows = [row for row in result["rows"] if "recall@10(popular)" in row["groups"]]
   for number, group in enumerate(("popular", "unpopular")):
     found = [row["groups"][f"recall@10({group})"] for row in rows]
@@ -99,4 +99,4 @@ def _groups(axes, result):
   axes.set_xticks(np.arange(len(rows)) + 0.2, [row["row"] for row in rows])
   axes.set_ylabel("recall@10 of a group")
   axes.tick_params(axis="x", rotation=_TILT)
-  axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))  # above: bars fill the panel
+  axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))  # above the panel, which the bars fill

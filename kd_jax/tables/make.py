@@ -1,7 +1,8 @@
-"""Tables of runs: a TOML file names the rows, finished runs are reused, unfinished ones go on."""
+"""Makes tables of runs: a TOML file lists the rows. Finished runs are reused, unfinished runs are resumed."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from typing import Any
@@ -10,48 +11,40 @@ import numpy as np
 
 from kd_jax import __version__, cli, data, registry
 from kd_jax.base import InputError
-from kd_jax.evaluation import model_selection, run_report
-from kd_jax.metrics import ranked, significance
+from kd_jax.evaluation import metric_names, run_report
+from kd_jax.metrics import significance
+from kd_jax.metrics.transfer import transfer_ratio
 from kd_jax.runs import jobs, loop, sweep
+from kd_jax.runs.options import FitOptions
 from kd_jax.storage import run_directory, sealed
 from kd_jax.tables import figures, page
-from kd_jax.tables.toml_file import (
-  FROM_ROWS,
-  arguments,
-  choose,
-  definition,
-  in_order,
-  load,
-  others,
-  run_dir,
-  with_pairs,
-)
+from kd_jax.tables.toml_file import FROM_ROWS, arguments, choose, computed, in_order, load, others, run_dir, with_pairs
 
 _GROUPS = ("warm", "cold", "popular", "unpopular")
 
 
 def _fold(given, folds) -> list[str]:
-  """The arguments with the data set of one fold: the seed says which. Raises InputError."""
-  values = cli.parse(definition(), given)
-  call = registry.parse("data", values.data, "data").changed(folds=folds, fold=values.seed)
-  registry.parse("data", str(call), "folds")  # does the data set have folds?
+  """The arguments, with the data set replaced by one fold; the seed is the number of the fold. Raises InputError."""
+  options = cli.parse_fit(given)
+  call = registry.parse("data", options.data, "data").changed(folds=folds, fold=options.seed)
+  registry.parse("data", str(call), "folds")  # raises if the data set has no folds
   return [*given, f"--data={call}"]
 
 
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
               folds: int | None = None, rows: list[str] | None = None, together: bool = False,
               at_a_time: int = 1, pairs: str = "") -> dict:
-  """Trains and evaluates what is missing and writes NAME.json, NAME.md and NAME.png into `workdir`.
+  """Trains and evaluates missing runs, and writes NAME.json, NAME.md and NAME.png into `workdir`. Returns the JSON.
 
-  With `folds`, k-fold cross-validation: as many seeds, and seed s tests on fold s. With `rows`, only these and the
-  rows that they learn from. Seed after seed, or with `together` all seeds of a row at once, with the same numbers;
-  so many runs `at_a_time`, in processes of their own. `pairs` of rows are compared instead of the table's.
-  Raises InputError for a comma in `workdir`, and if a run diverges or has no such metric, before there is a table
-  without it; if it diverges, the other seeds of its row are finished.
+  `seeds` is the number of seeds. `folds`: k-fold cross-validation with k seeds; seed s tests on fold s. `rows`: only
+  these rows and the rows that they learn from. `together` trains all seeds of a row at once, with the same results.
+  `at_a_time`: number of runs at the same time, in separate processes. `pairs`: pairs of rows to compare, instead of
+  those in the table. Raises InputError for a comma in `workdir`, or if a run diverges or lacks a metric; then no table
+  is written. If a run diverges, the other seeds of its row are still finished.
   """
   jobs.check(at_a_time)
   if "," in str(workdir):
-    raise InputError(f"--workdir={workdir}: no comma: rows name their teachers by paths with commas between them")
+    raise InputError(f"`workdir={workdir}`: no comma: rows name their teachers by paths with commas between them")
   table = choose(load(name), rows) if rows else load(name)
   table = with_pairs(table, pairs) if pairs else table
   seeds = folds or seeds or table.get("seeds", 3)
@@ -72,7 +65,7 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
             f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
   reports = {row: [found for _, found in sorted(made.items())] for row, made in reports.items()}
   monitor = run_directory.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / run_directory.RESULT)["monitor"]
-  monitor = table["metrics"][0] if monitor == model_selection.LAST else model_selection.names(monitor)[0]
+  monitor = table["metrics"][0] if monitor == metric_names.LAST else metric_names.split(monitor)[0]
   result = _result(table, reports, seeds)
   for row, made in zip(table["row"], result["rows"], strict=True):
     made["test_curve"] = _beside_published(row, [run_dir(runs_dir, row["row"], seed) for seed in range(seeds)])
@@ -86,37 +79,38 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
 
 
 def _done(calls, at_a_time):
-  """((row, seeds), reports) of every call of `_made`, in their order, or as processes finish them."""
+  """Yields ((row, seeds), reports) of every call of `_made`, in order, or as processes finish."""
   if at_a_time == 1:
     return ((key, _made(*call)) for key, call in calls.items())
   learns_from = {(row, at_once): {(other, at_once) for flag in FROM_ROWS for other in others(call[1], flag)}
                  for (row, at_once), call in calls.items()}
-  for values in {values.data: values for call in calls.values() for values in _values(*call)}.values():
-    data.load(values.data, values.data_dir, values.cache_dir)  # once, and terms of use are read where it is said
+  for options in {options.data: options for call in calls.values() for options in _options(*call)}.values():
+    data.load(options.data, options.data_dir, options.cache_dir)  # prepare data once; this also prints its terms of use
   return jobs.run(at_a_time, _made, calls, learns_from)
 
 
-def _values(table, row, at_once, runs_dir, own, folds):
-  """The flags of a row's runs."""
+def _options(table, row, at_once, runs_dir, own, folds) -> list[FitOptions]:
+  """The options of a row's runs."""
   given = [arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
-  return [cli.parse(definition(), _fold(x, folds) if folds else x) for x in given]
+  return [cli.parse_fit(_fold(x, folds) if folds else x) for x in given]
 
 
 def _made(table, *of_row) -> list[dict[str, Any]]:
-  """test.json of a row's runs, which are trained at once where they are not finished."""
-  runs_of = _values(table, *of_row)
-  sweep.check(loop.run_together(runs_of))
-  return [_evaluate(table, pathlib.Path(values.workdir), values) for values in runs_of]
+  """test.json of a row's runs. Unfinished runs are trained together first."""
+  runs_of = _options(table, *of_row)
+  sweep.check(loop.train_many(runs_of))
+  return [_evaluate(table, pathlib.Path(options.workdir), options) for options in runs_of]
 
 
-def _evaluate(table, directory, values) -> dict[str, Any]:
-  """test.json of a finished run, made once."""
-  stored, options = directory / run_directory.TEST, table.get("evaluate", {})
+def _evaluate(table, directory, of_run) -> dict[str, Any]:
+  """test.json of a finished run; written only if it does not exist, is older than the run, or has other options."""
+  columns = dict.fromkeys(map(computed, table["metrics"]))
+  stored, options = directory / run_directory.TEST, dataclasses.replace(table["evaluate"], metrics=",".join(columns))
   if stored.exists() and stored.stat().st_mtime >= (directory / run_directory.RESULT).stat().st_mtime:
     found = run_directory.read_json(stored)
-    if found.get("options") == run_report.options(**options):
+    if found.get("options") == options.recorded() and columns.keys() <= found["metrics"].keys():
       return found
-  return run_report.evaluate_run(str(directory), data_dir=values.data_dir, cache_dir=values.cache_dir, **options)
+  return run_report.evaluate_run(str(directory), data_dir=of_run.data_dir, cache_dir=of_run.cache_dir, options=options)
 
 
 def _result(table, reports, seeds) -> dict[str, Any]:
@@ -147,7 +141,7 @@ def _summary(values) -> dict[str, Any]:
 
 
 def _judge(summary, published, tolerance) -> dict[str, Any]:
-  """The difference from a published value, and with a tolerance the verdict: within, above or below it."""
+  """The difference from a published value and, with a tolerance, the verdict: within, above or below."""
   difference = summary["mean"] - published
   found = {"published": published, "difference": difference}
   if tolerance is None:
@@ -159,12 +153,13 @@ def _judge(summary, published, tolerance) -> dict[str, Any]:
 
 
 def _compare(table, reports, runs_dir) -> list[dict[str, Any]]:
-  """Significance tests between rows; none where runs were evaluated on different users."""
+  """Significance tests between rows; [] if runs were evaluated on different users."""
   values, users, kept = {}, set(), table["metrics"]
   for row, made in reports.items():
-    found = [run_report.user_values(run_dir(runs_dir, row, seed), "test", table["metrics"]) for seed in range(len(made))]
+    found = [run_report.user_values(run_dir(runs_dir, row, seed), "test", table["metrics"])
+             for seed in range(len(made))]
     users |= {tuple(ids.tolist()) for ids, _ in found}
-    kept = [m for m in kept if all(m in v for _, v in found)]  # some metrics are not of one epoch, or not of users
+    kept = [m for m in kept if all(m in v for _, v in found)]  # leaves out metrics without values per user
     if len(users) > 1:
       return []
     values[row] = {m: np.stack([v[m] for _, v in found]) for m in kept}
@@ -172,7 +167,7 @@ def _compare(table, reports, runs_dir) -> list[dict[str, Any]]:
 
 
 def _pairs(table, reports) -> list[tuple[str, str]]:
-  """The pairs of rows to compare, see `compare` above."""
+  """The pairs of rows to compare, see `compare` in toml_file.py."""
   if "compare" in table:
     return [tuple(pair) for pair in table["compare"]]
   distilled, student = _distilled(table), table.get("student_row")
@@ -188,7 +183,7 @@ def _distilled(table) -> list[str]:
 
 
 def _curves(table, seeds, runs_dir, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
-  """{row: [(epochs, validation values) of every seed]} of the rows that have epochs."""
+  """{row: [(epochs, validation values) for every seed]} for rows that are trained in epochs."""
   found = {}
   for row in table["row"]:
     logs = [run_dir(runs_dir, row["row"], seed) / run_directory.METRICS for seed in range(seeds)]
@@ -200,7 +195,7 @@ def _curves(table, seeds, runs_dir, metric) -> dict[str, list[tuple[list[int], l
 
 
 def _beside_published(row, directories) -> dict[str, list[dict[str, Any]]]:
-  """{metric: [{epoch, published, mean, std, values}]} of the points of a published curve that runs reached."""
+  """{metric: [{epoch, published, mean, std, values}]} for the points of a published curve that the runs reached."""
   found = {}
   for metric, points in row.get("published_curve", {}).items():
     lines = [{x["epoch"]: x["test"][metric] for x in run_directory.read_metrics(d) if "test" in x} for d in directories]
@@ -210,13 +205,16 @@ def _beside_published(row, directories) -> dict[str, list[dict[str, Any]]]:
 
 
 def _made_by(directories) -> dict[str, Any]:
-  """What runs were made by: commits, versions and devices, each as often as they differ; seconds of training."""
+  """The distinct commits, versions and devices of runs, and their total training time in seconds."""
   infos = [run_directory.read_info(directory) for directory in directories]
-  distinct = lambda values: sorted({value for value in values if value})
+
+  def distinct(values):
+    return sorted({value for value in values if value})
+
   packages = {name: distinct(info["versions"][name] for info in infos) for name in infos[0]["versions"]}
   return {"commits": distinct(info.get("commit") for info in infos), "versions": packages,
           "python": distinct(info["python"] for info in infos), "devices": distinct(info["devices"] for info in infos),
-          "seconds": sum(run_directory.read_json(directory / run_directory.RESULT)["seconds"] for directory in directories)}
+          "seconds": sum(run_directory.read_json(where / run_directory.RESULT)["seconds"] for where in directories)}
 
 
 def _add_transfer(table, rows):
@@ -228,4 +226,4 @@ def _add_transfer(table, rows):
   for row in rows:
     if row["row"] in _distilled(table):
       row["transfer_ratio"] = {
-          m: ranked.transfer_ratio(*(x["metrics"][m]["mean"] for x in (*ends, row))) for m in table["metrics"]}
+          m: transfer_ratio(*(x["metrics"][m]["mean"] for x in (*ends, row))) for m in table["metrics"]}

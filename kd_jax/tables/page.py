@@ -1,4 +1,4 @@
-"""The page of a table: results, published values with verdicts, and which differences are significant."""
+"""The Markdown page of a table: results, comparison with published values, and significance of differences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
-  """The table as Markdown: mean +- std (published), transfer ratio of the first metric, seconds; then the rest."""
+  """The table as Markdown: mean +- std (published), transfer ratio of the first metric, seconds; then more sections."""
   names = list(table["metrics"])
   head = ["row", "parameters", *names, f"transfer ({names[0]})", "training s"]
   rows = []

@@ -1,20 +1,21 @@
-"""What a table is: a TOML file of configs/tables.
+"""The format of a table, a TOML file in configs/tables.
 
-  title, about             what the table shows, and its protocol
-  flags                    flags of every run
-  metrics                  the columns; cut-offs of `evaluate.CUTOFFS`
-  seeds                    how many, unless --seeds says otherwise
+  title, about             the content of the table, and its protocol
+  flags                    flags for every run
+  metrics                  the columns: names as in --metrics, any cut-off
+  seeds                    default number of seeds
   evaluate                 {mask_validation = false, history = "train", sampled = 0}
-  teacher_row, student_row the rows between which the transfer ratio is measured
-  compare                  [["row", "other row"], ...] to test for significance; default: every distilled row with
-                           student_row, and the best distilled row with every other
-  tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest of these is how far from a
-                           published value ours may be, in units, in shares of it, in our std over seeds
-  [[row]]  row, flags      a run; `teacher = "row"` (or a list) distils from that row's run of the same seed,
-                           "row@50" from what it was after 50 epochs (--keep_every), or its end if it ended before;
+  teacher_row, student_row the two rows for the transfer ratio
+  compare                  [["row", "other row"], ...], pairs for significance tests; default: every distilled row with
+                           student_row, and the best distilled row with every other row
+  tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest difference from a published value
+                           that counts as "within": absolute, relative to the published value, or in standard
+                           deviations over seeds; the largest of the three applies
+  [[row]]  row, flags      a run. `teacher = "row"` (or a list) distils from that row's run with the same seed;
+                           "row@50" from its state after 50 epochs (--keep_every), or its end if it has fewer;
                            `init_from = "row"` starts from its parameters
-           published       {"recall@10" = 0.0283}, and `source` of the table; a row may have its own `tolerance`
-           published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}, test values after so many epochs; --log_test
+           published       {"recall@10" = 0.0283}; `source` of the table names the paper; a row may have a `tolerance`
+           published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}: [epoch, test value]; needs --log_test
 """
 
 from __future__ import annotations
@@ -22,28 +23,50 @@ from __future__ import annotations
 import itertools
 import math
 import pathlib
+import re
 import tomllib
 from typing import Any
 
 from kd_jax import cli
 from kd_jax.base import InputError
-from kd_jax.evaluation import protocols
+from kd_jax.evaluation import metric_names
+from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.runs import setup
+from kd_jax.runs.options import FitOptions
 from kd_jax.storage import run_directory
 
-_FOLDER = pathlib.Path(__file__).parents[2] / "configs" / "tables"
+_FOLDER = cli.folder("configs") / "tables"
 _KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
          "tolerance", "row"}
 FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
 _ROW_KEYS = {"row", "flags", *FROM_ROWS, "published", "published_curve", "tolerance", "note"}
 _TOLERANCES = {"absolute", "relative", "stds"}
-_text = lambda x: isinstance(x, str) and bool(x)
-_number = lambda x: isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
-_list_of = lambda is_one: lambda x: isinstance(x, list) and all(map(is_one, x))
-_dict_of = lambda is_one: lambda x: isinstance(x, dict) and all(map(is_one, x.values()))
+
+
+def _text(x):
+  return isinstance(x, str) and bool(x)
+
+
+def _number(x):
+  return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+def _list_of(is_one):
+  return lambda x: isinstance(x, list) and all(map(is_one, x))
+
+
+def _dict_of(is_one):
+  return lambda x: isinstance(x, dict) and all(map(is_one, x.values()))
+
+
 _rows = "a row or a list of rows", lambda x: _text(x) or _list_of(_text)(x)
-_point = lambda x: isinstance(x, list) and len(x) == 2 and isinstance(x[0], int) and _number(x[1])
-_KINDS = {  # what a value must be, in words and as a function
+
+
+def _point(x):
+  return isinstance(x, list) and len(x) == 2 and isinstance(x[0], int) and _number(x[1])
+
+
+_KINDS = {  # {key: (description of valid values, function that checks a value)}
     **dict.fromkeys(("title", "about", "source", "teacher_row", "student_row", "note"), ("text", _text)),
     "flags": ("a list of texts, --name=value", _list_of(lambda x: _text(x) and x.startswith("--"))),
     "metrics": ("a list of metrics", lambda x: _list_of(_text)(x) and bool(x)),
@@ -56,11 +79,11 @@ _KINDS = {  # what a value must be, in words and as a function
 
 
 def load(name: str) -> dict[str, Any]:
-  """A table by name (configs/tables/NAME.toml) or path. Raises InputError naming file and key."""
+  """Loads a table by name (configs/tables/NAME.toml) or path. Raises InputError, which names file and key."""
   path = pathlib.Path(name) if name.endswith(".toml") else _FOLDER / f"{name}.toml"
   if not path.is_file():
     known = ", ".join(sorted(p.stem for p in _FOLDER.glob("*.toml")))
-    raise InputError(f"--table={name}: no such table; there are: {known}")
+    raise InputError(f"`table={name}`: no such table; there are: {known}")
   try:
     table = tomllib.loads(path.read_text())
   except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -71,20 +94,20 @@ def load(name: str) -> dict[str, Any]:
   return table | {"name": path.stem, "evaluate": _evaluation(path, table.get("evaluate", {}))}
 
 
-def _evaluation(path, given) -> dict[str, Any]:
-  """The options of `evaluate`, read as the flags of evaluate.py are."""
+def _evaluation(path, given) -> EvaluationOptions:
+  """The options in `evaluate`, parsed like the flags of evaluate.py."""
   if unknown := set(given) - set(cli.EVALUATION):
     raise InputError(f"{path}: evaluate: unknown keys {', '.join(sorted(unknown))}; there are: "
                      f"{', '.join(cli.EVALUATION)}")
   try:
-    options = cli.parse(cli.define(cli.EVALUATION), [f"--{key}={value}" for key, value in given.items()])
+    values = cli.define(cli.EVALUATION).parse([f"--{key}={value}" for key, value in given.items()])
+    return cli.options_of(EvaluationOptions, values)
   except InputError as error:
-    raise InputError(f"{path}: evaluate: {error}") from None
-  return {key: options[key].value for key in given}
+    raise InputError(f"{path}: evaluate: {cli.as_flags(str(error))}") from None
 
 
 def _check_kinds(path, table):
-  """Of every value, whether it is what it has to be."""
+  """Raises InputError if a value has a wrong type."""
   rows = table.get("row", [])
   if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) and _text(row.get("row")) for row in rows):
     raise InputError(f"{path}: row: one or more [[row]], each with its name, row = \"student\"")
@@ -92,14 +115,10 @@ def _check_kinds(path, table):
     for key, value in part.items():
       if key in _KINDS and not _KINDS[key][1](value):
         raise InputError(f"{path}: {where}{key} = {value!r}: must be {_KINDS[key][0]}")
-  for metric in table.get("metrics", []):
-    cutoff = metric.partition("@")[2].partition("(")[0]
-    if cutoff and cutoff not in map(str, protocols.CUTOFFS):
-      raise InputError(f"{path}: metrics: {metric!r}: cut-offs are {', '.join(map(str, protocols.CUTOFFS))}")
 
 
 def in_order(path: str | pathlib.Path, rows: list[dict]) -> list[dict]:
-  """The rows, each after those that it learns from, else as they stand. Raises InputError: it learns from itself."""
+  """Sorts rows so that each row follows the rows that it learns from. Raises InputError if there is a cycle."""
   found, left = [], rows
   while left:
     done = {row["row"] for row in found}
@@ -111,6 +130,23 @@ def in_order(path: str | pathlib.Path, rows: list[dict]) -> list[dict]:
 
 
 def _check(path, table):
+  """All checks that are possible before a run starts. Raises InputError."""
+  _check_keys(path, table)
+  parsed = {row["row"]: _checked_row(path, table, row) for row in table["row"]}
+  _check_kept(path, table, parsed)
+  try:
+    for column in table["metrics"]:
+      metric_names.check(computed(column))
+  except ValueError as error:
+    raise InputError(f"{path}: metrics: {error}") from None
+  mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
+  missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(parsed)
+  if missing:
+    raise InputError(f"{path}: compare, teacher_row and student_row name rows, not "
+                     f"{', '.join(map(repr, sorted(missing)))}")
+
+
+def _check_keys(path, table):
   for key in ("title", "flags", "metrics"):
     if key not in table:
       raise InputError(f"{path}: {key} is missing")
@@ -121,33 +157,39 @@ def _check(path, table):
     unknown |= set(part.get("tolerance", {})) - _TOLERANCES
   if unknown:
     raise InputError(f"{path}: unknown keys {', '.join(sorted(unknown))}")
-  names, parsed = [row["row"] for row in table["row"]], {}
-  directories = [run_dir("", name, 0) for name in names]
-  for row in table["row"]:
-    if other := set(row.get("published", {})) - set(table["metrics"]):
-      raise InputError(f"{path}: row {row['row']!r}: published {', '.join(sorted(other))} is none of the metrics")
-    if set(",@/|\\\n") & set(row["row"]):
-      raise InputError(f"{path}: row {row['row']!r}: no comma, which separates rows, no @, before epochs, no / \\ |")
-    try:
-      learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
-      if not learns_from <= set(names) or directories.count(run_dir("", row["row"], 0)) != 1:
-        raise InputError(f"is named twice or its {' or '.join(FROM_ROWS)} is no row")
-      parsed[row["row"]] = values = cli.parse(definition(), arguments(table, row, 0, "x", "x", []))
-      setup.check(values)
-    except InputError as error:
-      raise InputError(f"{path}: row {row['row']!r}: {error}") from None
-    if "published_curve" in row and not values.log_test:
-      raise InputError(f"{path}: row {row['row']!r}: published_curve needs --log_test")
-  _check_kept(path, table, parsed)
-  mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
-  missing = {*mentioned, *(row for pair in table.get("compare", []) for row in pair)} - set(names)
-  if missing:
-    raise InputError(f"{path}: compare, teacher_row and student_row name rows, not "
-                     f"{', '.join(map(repr, sorted(missing)))}")
+
+
+def _checked_row(path, table, row) -> FitOptions:
+  """The options of a row's runs."""
+  where, names = f"{path}: row {row['row']!r}: ", [row["row"] for row in table["row"]]
+  if other := set(row.get("published", {})) - set(table["metrics"]):
+    raise InputError(f"{where}published {', '.join(sorted(other))} is none of the metrics")
+  if set(",@/|\\\n") & set(row["row"]):
+    raise InputError(f"{where}no comma, which separates rows, no @, before epochs, no / \\ |")
+  try:
+    learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+    if not learns_from <= set(names) or [run_dir("", name, 0) for name in names].count(run_dir("", row["row"], 0)) != 1:
+      raise InputError(f"is named twice or its {' or '.join(FROM_ROWS)} is no row")
+    options = cli.parse_fit(arguments(table, row, 0, "x", "x", []))
+    setup.check(options)
+  except InputError as error:
+    raise InputError(f"{where}{cli.as_flags(str(error))}") from None
+  if "published_curve" in row and not options.log_test:
+    raise InputError(f"{where}published_curve needs --log_test")
+  return options
+
+
+# Suffixes that a report adds to the name of a metric.
+_ADDED = re.compile(r" ?\((warm|cold|popular|unpopular|own epoch|sampled \d+(, own epoch)?)\)")
+
+
+def computed(column: str) -> str:
+  """The metric of a column, without the suffixes for epoch, candidates and group of items."""
+  return _ADDED.sub("", column)
 
 
 def _check_kept(path, table, parsed):
-  """What a row was after some epochs has to be kept."""
+  """Raises InputError if a row learns from ROW@EPOCH and that row does not keep EPOCH."""
   for row in table["row"]:
     for other, epoch in (named for flag in FROM_ROWS for named in _named(row, flag)):
       every = parsed[other].keep_every
@@ -157,12 +199,12 @@ def _check_kept(path, table, parsed):
 
 
 def others(row, flag) -> list[str]:
-  """The rows that a row names: none, one or a list."""
+  """The names of the rows that a row learns from by `flag`."""
   return [name for name, _ in _named(row, flag)]
 
 
 def _named(row, flag) -> list[tuple[str, int]]:
-  """(row, epoch after which, 0 for its end) of what a row names. Raises InputError."""
+  """[(row, epoch; 0: its end)] of the rows that a row learns from by `flag`. Raises InputError."""
   found = []
   for other in [row[flag]] if isinstance(row.get(flag), str) else row.get(flag, []):
     name, at, epoch = other.partition("@")
@@ -173,17 +215,17 @@ def _named(row, flag) -> list[tuple[str, int]]:
 
 
 def _directory(runs_dir, row, epoch, seed) -> pathlib.Path:
-  """Where a row's run of a seed is, as it was after `epoch` if it went on for longer."""
+  """The directory of a row's run after `epoch`, or of the whole run if it ended before."""
   whole = run_dir(runs_dir, row, seed)
   return kept if epoch and (kept := run_directory.after(whole, epoch)).exists() else whole
 
 
 def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
-  """The table with only these rows and those that they learn from. Raises InputError if there is no such row."""
+  """The table with only these rows and the rows that they learn from. Raises InputError for an unknown row."""
   rows = [row.strip() for row in rows]
   by_name = {row["row"]: row for row in table["row"]}
   if unknown := [row for row in rows if row not in by_name]:
-    raise InputError(f"--rows={','.join(rows)}: no row {', '.join(map(repr, unknown))} in {table['name']}; "
+    raise InputError(f"`rows={','.join(rows)}`: no row {', '.join(map(repr, unknown))} in {table['name']}; "
                      f"there are: {', '.join(by_name)}")
   kept, waiting = set(), list(rows)
   while waiting:
@@ -196,30 +238,25 @@ def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
 
 
 def with_pairs(table: dict[str, Any], pairs: str) -> dict[str, Any]:
-  """The table with other rows compared: "row,other|row,other", or all with all. Raises InputError."""
+  """The table with other pairs to compare: "row,other|row,other", or "all". Raises InputError for unknown rows."""
   names = [row["row"] for row in table["row"]]
   if pairs.strip() == "all":
     return table | {"compare": [list(pair) for pair in itertools.combinations(names, 2)]}
   found = [[row.strip() for row in pair.split(",")] for pair in pairs.split("|")]
   for pair in found:
     if len(pair) != 2 or len({*pair} & {*names}) != 2:
-      raise InputError(f"--compare={pairs}: {','.join(pair)!r} is not two rows, ROW,OTHER; there are: "
+      raise InputError(f"`compare={pairs}`: {','.join(pair)!r} is not two rows, ROW,OTHER; there are: "
                        f"{', '.join(names)}")
   return table | {"compare": found}
 
 
-def definition():
-  """The flags of a run."""
-  return cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""))
-
-
 def arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
-  """The command line of a row's run: flags of the table, of the row, `own`, and what it learns from."""
+  """The flags of a row's run: of the table, of the row, `own`, and of the rows that it learns from."""
   given = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
   named = {flag: [_directory(runs_dir, *other, seed) for other in _named(row, flag)] for flag in FROM_ROWS}
   return given + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]
 
 
 def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:
-  """Where a row's run of a seed is kept."""
+  """The directory of a row's run with a seed."""
   return pathlib.Path(runs_dir) / f"{row.replace(' ', '_')}-seed{seed}"

@@ -1,11 +1,12 @@
-"""Files that hold a teacher, read as they are; kd_jax.imported then looks for their ids in the data set.
+"""Reads files that hold a teacher. kd_jax.teachers.imported then looks up their ids in the data set.
 
-Rows (an object per line of .jsonl; named columns of .tsv, .txt, .csv, all of them also .gz; .parquet) or arrays
-(.npz). What else a row holds is not read. Ids are text or integers.
+A file holds rows (.jsonl with an object per line; .tsv, .txt, .csv with named columns; all of these also .gz; or
+.parquet) or arrays (.npz). Other fields of a row are ignored. Ids are text or integers.
 
   scores        user, item, score; arrays users [n], items [n], scores [n]
-  ranked lists  user, item, rank (1 is best) and perhaps confidence; or a row per user: user, items [K] and perhaps
-                confidences [K]; arrays users [n], lists [n, K], confidences [n, K], shorter lists end in "" or -1
+  ranked lists  user, item, rank (1 is best), and optionally confidence; or a row per user: user, items [K], and
+                optionally confidences [K]; arrays users [n], lists [n, K], confidences [n, K], where "" or -1 pads
+                shorter lists
   all scores    arrays users [n], items [m], scores [n, m]
   embeddings    user, vector and item, vector; arrays users [n], items [m], user_vectors [n, D], item_vectors [m, D]
 """
@@ -28,24 +29,24 @@ _ARRAYS = "users, items, scores; users, lists[, confidences]; users, items, user
 
 
 class Side(NamedTuple):
-  """Ids of users or of items as the file has them."""
+  """Ids of users or of items, in the order of the file."""
 
   ids: Sequence  # [n]
-  place: Callable[[int], Any]  # number of an id -> its line, row or index, to name in errors
-  values: np.ndarray | None = None  # [n, ...] of a table
+  place: Callable[[int], Any]  # index of an id -> its line, row or array index, for error messages
+  values: np.ndarray | None = None  # [n, ...] rows of a table
 
 
 class Pairs(NamedTuple):
-  """What is said of N pairs."""
+  """Ranks or scores of N pairs."""
 
   user: Side
   item: Side
-  ranks: np.ndarray | None  # [N], the least is the best; None: the order is that of the scores
+  ranks: np.ndarray | None  # [N], the lowest is best; None: order by descending score
   scores: np.ndarray | None  # [N]
 
 
 class Tables(NamedTuple):
-  """Embeddings [n, D] and [m, D]; or all scores [n, m] at the user's side, the item's being without values."""
+  """Embeddings [n, D] and [m, D]; or all scores [n, m] as values of `user`, and no values of `item`."""
 
   user: Side
   item: Side
@@ -60,7 +61,7 @@ def read(where: str, path: str) -> Pairs | Tables:
 
 
 def refuse(where: str, place: Callable[[int], Any], bad: np.ndarray, what: str) -> None:
-  """Raises InputError naming the place of the first `bad` [n] one."""
+  """Raises InputError naming the place of the first True in `bad` [n], if there is one."""
   if bad.any():
     raise InputError(f"{where}:{place(int(bad.argmax()))}: {what}")
 
@@ -74,7 +75,10 @@ def _from_arrays(where, path) -> Pairs | Tables:
   get = arrays.get
   shape = {name: array.shape for name, array in arrays.items()}
   n, m = (len(arrays[name]) if np.ndim(get(name)) == 1 else -1 for name in ("users", "items"))
-  side = lambda name, values=None: Side(arrays[name].tolist(), lambda k: f"{name}[{k}]", values)
+
+  def side(name, values=None):
+    return Side(arrays[name].tolist(), lambda k: f"{name}[{k}]", values)
+
   for name in arrays.keys() & {"scores", "confidences", "user_vectors", "item_vectors"}:
     if arrays[name].dtype.kind not in "fiu":
       raise InputError(f"{where}: {name} is {arrays[name].dtype}, expected numbers")
@@ -98,7 +102,10 @@ def _listed(arrays) -> Pairs:
   width = lists.shape[1]
   ended = lists == ("" if lists.dtype.kind == "U" else -1)
   kept = np.flatnonzero(~ended)
-  place = lambda k: f"lists[{kept[k] // width}, {kept[k] % width}]"
+
+  def place(k):
+    return f"lists[{kept[k] // width}, {kept[k] % width}]"
+
   return Pairs(Side(arrays["users"][kept // width].tolist(), place), Side(lists.ravel()[kept].tolist(), place),
                 kept % width, None if confidences is None else confidences.ravel()[kept])
 
@@ -120,13 +127,16 @@ def _from_rows(where, rows) -> Pairs | Tables:
   if kind == ("vector",):
     return Tables(*(_stacked(where, name, [e for e in entries if e[1] == name]) for name in ("user", "item")))
   places, users, items, ranks, scores = zip(*entries, strict=True)
-  place = lambda n: places[n]
+
+  def place(n):
+    return places[n]
+
   scores = None if scores[0] is None else np.array(scores, float)
   return Pairs(Side(users, place), Side(items, place), None if kind == ("score",) else np.array(ranks), scores)
 
 
 def _kind(row) -> tuple[str, ...] | None:
-  """The names of what a row says beside its ids."""
+  """The names of the fields of a row other than its ids; None if the row has no valid format."""
   has = {name for name, value in row.items() if value is not None}
   if "vector" in has and len(has & {"user", "item"}) == 1:
     return ("vector",)
@@ -140,7 +150,7 @@ def _kind(row) -> tuple[str, ...] | None:
 
 
 def _entries(kind, row) -> Iterator[tuple]:
-  """(user, item, rank, score or None) of what a row says; or (side, id, vector)."""
+  """The entries of a row: (user, item, rank, score or None), or (side, id, vector)."""
   if kind[0] == "vector":
     side = "user" if row.get("user") is not None else "item"
     yield side, row[side], _vector(row["vector"])
@@ -169,17 +179,20 @@ def _vector(values) -> np.ndarray:
 
 
 def _stacked(where, side, entries) -> Side:
-  """One side's vectors [n, D]."""
+  """The vectors [n, D] of users or of items."""
   if not entries:
     raise InputError(f"{where}: has no vectors of {side}s")
   width = len(entries[0][3])
-  place = lambda n: entries[n][0]
+
+  def place(n):
+    return entries[n][0]
+
   refuse(where, place, np.array([len(e[3]) != width for e in entries]), f"the first vector has {width} numbers")
   return Side([e[2] for e in entries], place, np.stack([e[3] for e in entries]))
 
 
 def _rows(where, path: pathlib.Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-  """(line or row, what it holds by name; None for what is missing)."""
+  """(line or row number, {name: value}, with None for missing values)."""
   suffix = parsing.kind(path)
   if suffix == parsing.PARQUET:
     yield from _parquet(where, path)

@@ -1,8 +1,8 @@
-"""Teachers that other frameworks or language models wrote to a file, in the terms of the data set.
+"""Teachers from files of other frameworks or language models, with ids mapped to the indices of the data set.
 
-Formats: see teacher_formats.py. All scores and embeddings are a live teacher and must speak of every user and
-item. Scores of some pairs and ranked lists are stored soft labels, as long as they are; confidences become
-their scores, higher is surer, and need not fall along a list.
+Formats: see formats.py. A table of all scores, and embeddings, make a live teacher; they must contain every user and
+item. Scores of some pairs, and ranked lists, are used like stored soft labels, with the length that they have.
+Confidences become the scores of ranked lists: higher is more confident. They need not descend along a list.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ class Scores(nn.Module):
 
 
 class Imported(NamedTuple):
-  """What a file says, in the indices of the data set: tables or lists."""
+  """The tables or lists of a file, with indices of the data set."""
 
   tables: dict[str, np.ndarray]  # {"user": [U, D], "item": [I, D]}, {"scores": [U, I]}, or empty
-  lists: Ranked | None  # [U, K]; -1 and -inf where a list has ended
-  scored: bool  # False: the lists are an order without scores
-  coverage: str  # how much of the data it speaks of, a line
+  lists: Ranked | None  # [U, K]; -1 and -inf after the end of a list
+  scored: bool  # False: the lists have an order but no scores
+  coverage: str  # one line: how many users and items of the data the file covers
 
 
 def read(path: str, dataset: Dataset, unknown_ids: int = 0) -> Imported:
-  """Reads a teacher. What names an id that the data has not is left out, if no more than `unknown_ids` are unknown.
+  """Reads a teacher. Entries with ids that are not in the data are skipped, if at most `unknown_ids` ids are unknown.
 
-  Raises InputError, one line with file and line: an unknown id, something said twice, a value that is no finite
-  number, a wrong shape, or a live teacher that says nothing of a user or an item.
+  Raises InputError, one line with file and line: too many unknown ids, a repeated entry, a value that is not a finite
+  number, a wrong shape, or a live teacher without a user or an item of the data.
   """
-  where = f"--teacher=file:{path}"
+  where = f"`teacher=file:{path}`"
   content = formats.read(where, path)
   known = {"user": dataset.user_ids.tolist(), "item": dataset.item_ids.tolist()}
   unknown: dict[tuple[str, str], Any] = {}
@@ -58,7 +58,7 @@ def read(path: str, dataset: Dataset, unknown_ids: int = 0) -> Imported:
   if len(unknown) > unknown_ids:
     (side, text), place = next(iter(unknown.items()))
     raise InputError(f"{where}:{place}: {dataset.name} has no {side} {text[:40]!r} ({len(unknown):,} unknown ids; "
-                     f"--teacher_unknown_ids={len(unknown)} would leave them out)")
+                     f"`teacher_unknown_ids={len(unknown)}` would leave them out)")
   if isinstance(content, Pairs):
     found = _lists(where, content, codes, {side: len(ids) for side, ids in known.items()})
   else:
@@ -68,7 +68,7 @@ def read(path: str, dataset: Dataset, unknown_ids: int = 0) -> Imported:
 
 
 def _codes(where, side, given: Side, known, unknown) -> np.ndarray:
-  """Indices [n] of ids in the data, -1 for the unknown."""
+  """Indices [n] of the ids in the data, -1 for unknown ids."""
   index = {text: n for n, text in enumerate(known)}
   codes = np.empty(len(given.ids), np.int64)
   for n, value in enumerate(given.ids):
@@ -88,8 +88,13 @@ def _lists(where, pairs: Pairs, codes, counts) -> Imported:
   rows = np.flatnonzero((users >= 0) & (items >= 0))
   if not len(rows):
     raise InputError(f"{where}: says nothing of any user and item of the data")
-  order = lambda *keys: rows[np.lexsort(tuple(key[rows] for key in keys))]  # the last key counts most
-  as_before = lambda x, rows: x[rows[1:]] == x[rows[:-1]]
+
+  def order(*keys):
+    return rows[np.lexsort(tuple(key[rows] for key in keys))]  # the last key is the primary one
+
+  def as_before(x, rows):
+    return x[rows[1:]] == x[rows[:-1]]
+
   by_pair = order(items, users)
   twice = as_before(users, by_pair) & as_before(items, by_pair)
   refuse(where, lambda n: place(by_pair[n + 1]), twice, "the user has this item twice")
@@ -129,7 +134,7 @@ def _tables(where, content: Tables, codes, known) -> Imported:
 
 
 def _table(where, side, given: Side, codes, known) -> np.ndarray:
-  """The rows [n, D] of a file in the order of the data, [E, D] float32."""
+  """The rows [n, D] of a file, reordered to the entities of the data, [E, D] float32."""
   refuse(where, given.place, ~_finite(given.values).all(axis=1), "a value is no finite number")
   order = np.argsort(codes, kind="stable")
   twice = (codes[order[1:]] == codes[order[:-1]]) & (codes[order[1:]] >= 0)

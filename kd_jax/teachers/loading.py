@@ -1,7 +1,9 @@
-"""Teachers: the directory of a finished run, a directory of soft labels, or another framework's file."""
+"""Loads teachers: a fitted model, a run directory, a directory of soft labels, or a file from another framework."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -11,31 +13,41 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import registry
-from kd_jax.base import Dataset, Features, FeatureSpec, InputError, Ranked
+from kd_jax.base import STUDENT, Dataset, Features, FeatureSpec, InputError, Ranked, parameter_name
 from kd_jax.data import feature_files
 from kd_jax.storage import checkpoint, run_directory, sealed
 from kd_jax.teachers import imported, soft_labels
+from kd_jax.teachers.fitted import Fitted
 from kd_jax.training import windows
 
 
 class Teacher(NamedTuple):
-  """A live teacher has a module, parameters and constants; stored soft labels have lists."""
+  """A live teacher (module, parameters and constants), or stored soft labels (ranked lists)."""
 
   module: nn.Module | None
   params: dict | None
   constants: dict | None
   stored: Ranked | None  # [U, K]
-  exclude_seen: bool | None  # whether the stored lists leave out training items; None: unknown
-  provenance: dict[str, Any]  # what it is and the sha256 that pins it
-  scored: bool = True  # False: the stored lists are an order without scores
+  exclude_seen: bool | None  # whether the stored lists exclude training items; None: unknown
+  provenance: dict[str, Any]  # a description of the teacher, and a sha256 that identifies it
+  scored: bool = True  # False: the stored lists have no scores
 
 
-def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
+def load(source: str | os.PathLike | Fitted | Teacher, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
   """Loads a teacher and checks that it was made from the same training data and ids as `dataset`.
 
-  `file:PATH` is a file of another framework, of which only ids can be checked: see imported.read.
-  Raises InputError: nothing there, damaged, or made from other data.
+  `file:PATH` is a file from another framework; only its ids can be checked, see imported.read. At most `unknown_ids`
+  of its ids may be unknown to `dataset`. Raises InputError if the teacher is missing, damaged or made from other data.
   """
+  if isinstance(source, Teacher):
+    return source
+  if isinstance(source, Fitted):
+    _check_data(source.workdir or "the fitted teacher", source.info, dataset)
+    pin = {"checkpoint": sealed.hash_file(checkpoint.newest_manifest(source.workdir))} if source.workdir else {
+        "parameters": hash_parameters(source.params)}
+    return Teacher(source.module, source.params, source.constants, None, None,
+                   {"model": source.info["model"], "epoch": source.result["best_epoch"], **pin})
+  path = os.fspath(source)
   if path.startswith(run_directory.FILE):
     return _from_file(path.removeprefix(run_directory.FILE), dataset, unknown_ids)
   directory = pathlib.Path(path)
@@ -47,24 +59,33 @@ def load(path: str, dataset: Dataset, unknown_ids: int = 0) -> Teacher:
     return Teacher(None, None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
                    {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
-  raise InputError(f"--teacher={path}: {what}; train one with scripts/train.py, write "
+  raise InputError(f"`teacher={path}`: {what}; train one with scripts/train.py, write "
                    "labels with scripts/soft_labels.py, or name a file of your own, file:PATH")
 
 
-def check_unchanged(run: str, flag: str, paths: list[str]) -> None:
-  """Raises InputError if what a finished run learned from, --teacher or --init_from, is something else now.
+def hash_parameters(params: dict) -> str:
+  """The sha256 of a tree of parameters: names, types, shapes and values."""
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  digest = hashlib.sha256()
+  for path, leaf in leaves:
+    digest.update(f"{parameter_name(path)}={sealed.hash_array(np.asarray(leaf))}\n".encode())
+  return digest.hexdigest()
 
-  What is not there any more is no matter.
+
+def check_unchanged(run: str, argument: str, paths: list[Any]) -> None:
+  """Raises InputError if the `teacher` or `init_from` of a finished run has changed since the run.
+
+  Paths that no longer exist, and objects, are not checked.
   """
-  for path, before in zip(paths, run_directory.read_info(run).get(flag, []), strict=False):
-    pin = _pin(path)
+  for path, before in zip(paths, run_directory.read_info(run).get(argument, []), strict=False):
+    pin = _pin(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if pin is not None and pin.is_file() and sealed.hash_file(pin) not in before.values():
-      raise InputError(f"--{flag}={path}: not what the finished run in {run} learned from; choose another --workdir, "
-                       "or remove that run")
+      raise InputError(f"`{argument}={path}`: not what the finished run in {run} learned from; choose another "
+                       "`workdir`, or remove that run")
 
 
 def _pin(path) -> pathlib.Path | None:
-  """The file whose sha256 is in the provenance of what `load` finds at `path`."""
+  """The file at `path` whose sha256 is in the provenance of the teacher."""
   if path.startswith(run_directory.FILE):
     return pathlib.Path(path.removeprefix(run_directory.FILE))
   directory = pathlib.Path(path)
@@ -78,56 +99,103 @@ def _from_file(path, dataset, unknown_ids) -> Teacher:
   provenance = {"file": sealed.hash_file(path), "coverage": found.coverage}
   if found.lists is not None:
     return Teacher(None, None, None, found.lists, None, provenance, found.scored)
+  module: nn.Module
   if "scores" in found.tables:
     module = imported.Scores(dataset.num_users, dataset.num_items)
   else:
-    module = build_module(f"mf(dim={found.tables['user'].shape[1]})", dataset)
+    module = build_model(f"mf(dim={found.tables['user'].shape[1]})", dataset)
   return Teacher(module, found.tables, constants(module, dataset), None, None, provenance)
 
 
-def _from_run(directory, dataset) -> Teacher:
-  info = run_directory.read_info(directory)
+def _check_data(run, info, dataset):
   for part in ("train", "user_ids", "item_ids"):
-    if info["hashes"][part] != dataset.hashes[part]:
-      raise InputError(f"{directory}: trained on other data than {dataset.name} ({part} of {info['data']} differs)")
+    if info["hashes"].get(part) != dataset.hashes.get(part):
+      raise InputError(f"{run}: trained on other data than {dataset.name} ({part} of {info['data']} differs)")
+
+
+class _Model(NamedTuple):
+  """The best epoch of a run."""
+
+  module: nn.Module
+  params: dict
+  constants: dict
+  provenance: dict[str, Any]
+
+
+def _from_run(directory, dataset) -> Teacher:
+  model = _model(directory, dataset)
+  return Teacher(model.module, model.params, model.constants, None, None, model.provenance)
+
+
+def _model(directory, dataset, module=None) -> _Model:
+  info = run_directory.read_info(directory)
+  _check_data(directory, info, dataset)
   best, metadata = checkpoint.restore_best(directory)
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(best)):
     raise InputError(f"{directory}: parameters of its best epoch are not finite")
+  pin = {"model": info["model"], "epoch": metadata["best_epoch"],
+         "checkpoint": sealed.hash_file(checkpoint.newest_manifest(directory))}
+  if module is not None:
+    return _Model(module, best[STUDENT], constants(module, dataset), pin)
+  if info["model"].startswith("<"):
+    raise InputError(f"{directory}: its model was an object, {info['model']}, which no file can name; give what fit "
+                     "returned")
   for part in feature_files.SIDES:
     if registry.accepts("models", info["model"], part) and info["hashes"].get(part) != dataset.hashes.get(part):
-      raise InputError(f"{directory}: saw other {part} than {dataset.name} has; give --data={info['data']}")
+      raise InputError(f"{directory}: saw other {part} than {dataset.name} has; give `data={info['data']}`")
   dataset = feature_files.reattach(dataset, info.get("features", []), directory)
-  module = build_module(info["model"], dataset)
-  return Teacher(module, best["student"], constants(module, dataset), None, None,
-                 {"model": info["model"], "epoch": metadata["best_epoch"],
-                  "checkpoint": sealed.hash_file(checkpoint.newest_manifest(directory))})
+  module = build_model(info["model"], dataset)
+  return _Model(module, best[STUDENT], constants(module, dataset), pin)
 
 
-def network(directory: str, dataset: Dataset) -> tuple[nn.Module, dict]:
-  """(module, variables) of the best epoch of a run, to score with. Raises InputError."""
-  if not (pathlib.Path(directory) / run_directory.FLAGS).is_file():
-    raise InputError(f"{directory}: no run directory ({run_directory.FLAGS} is missing)")
-  teacher = _from_run(pathlib.Path(directory), dataset)
-  return teacher.module, jax.tree.map(jnp.asarray, {"params": teacher.params, "constants": teacher.constants})
+def open_run(directory: str | os.PathLike, dataset: Dataset, module: nn.Module | None = None) -> Fitted:
+  """Loads a finished run, as `fit` returned it; `module` is its model if that was an object. Raises InputError."""
+  model = _model(pathlib.Path(directory), dataset, module)
+  state, info = checkpoint.restore_state(directory), run_directory.read_info(directory)
+  dataset = feature_files.reattach(dataset, info.get("features", []), directory)
+  history = run_directory.read_metrics(directory) if (pathlib.Path(directory) / run_directory.METRICS).exists() else []
+  return Fitted(model.module, model.params, state.get("params", {}).get("adapters", {}), model.constants, dataset,
+                history, run_directory.read_json(pathlib.Path(directory) / run_directory.RESULT),
+                info, os.fspath(directory))
+
+
+def network(run: str | os.PathLike | Fitted, dataset: Dataset) -> tuple[nn.Module, dict]:
+  """(module, variables) of the best epoch of a run, for scoring. Raises InputError."""
+  if isinstance(run, Fitted):
+    described = dataset._replace(user_features=run.dataset.user_features, item_features=run.dataset.item_features)
+    module, params, own = run.module, run.params, constants(run.module, described)
+  elif not (pathlib.Path(run) / run_directory.FLAGS).is_file():
+    raise InputError(f"{run}: no run directory ({run_directory.FLAGS} is missing)")
+  else:
+    module, params, own, _ = _model(pathlib.Path(run), dataset)
+  return module, jax.tree.map(jnp.asarray, {"params": params, "constants": own})
 
 
 def windowed_network(directory: str, dataset: Dataset) -> tuple[windows.WindowedNetwork, dict]:
-  """(module, parameters) of the best epoch of a run on streamed data, for parts of it. Raises InputError."""
+  """(module, parameters) of the best epoch of a run, for evaluation of streamed data by parts. Raises InputError."""
   module, variables = network(directory, dataset)
   return windows.windowed(module, variables["params"], dataset), variables["params"]
 
 
 def constants(module: nn.Module, dataset: Dataset) -> dict:
-  """What the module needs of the data beside its size; {} for most. Raises InputError if the data is streamed."""
+  """Arrays that the module computes from the data, e.g. a graph; {} for most modules.
+
+  Raises InputError if the module needs such arrays and the data is streamed.
+  """
   if not hasattr(module, "constants"):
     return {}
   if dataset.stream is not None:
-    raise InputError(f"--data_memory: {type(module).__name__} reads all interactions at once; they cannot be streamed")
+    raise InputError(f"`data_memory`: {type(module).__name__} reads all interactions at once; they cannot be streamed")
   return module.constants(dataset)
 
 
-def build_module(model: str, dataset: Dataset) -> nn.Module:
-  """The Flax module of a model's call, for the sizes and the kinds of features of `dataset`."""
+def build_model(model: str | nn.Module, dataset: Dataset) -> nn.Module:
+  """Builds the Flax module of a call such as "mf(dim=20)", for the sizes and features of `dataset`.
+
+  Returns a module unchanged. Raises InputError for a wrong call.
+  """
+  if not isinstance(model, str):
+    return model
   call = registry.parse("models", model, "model")
   return registry.build(
       "models", call, num_users=dataset.num_users, num_items=dataset.num_items,
@@ -136,4 +204,4 @@ def build_module(model: str, dataset: Dataset) -> nn.Module:
 
 def _spec(features: Features | None) -> FeatureSpec | None:
   return features and FeatureSpec(features.fields, features.sizes,
-                                  tuple((name, feature_files.shape[1]) for name, vectors in features.vectors.items()))
+                                  tuple((name, vectors.shape[1]) for name, vectors in features.vectors.items()))

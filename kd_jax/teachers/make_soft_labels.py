@@ -1,8 +1,9 @@
-"""From a teacher's run to soft labels on disk."""
+"""Writes the soft labels of a teacher's run to disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,15 @@ from kd_jax.training import windows
 
 def write(teacher: str, out: str, top_k: int, exclude_seen: bool, data_dir: str | None = None,
           cache_dir: str | None = None) -> dict[str, float]:
-  """Ranks all items for every user with the run `teacher` and stores the `top_k` best.
+  """Ranks all items for every user with the run `teacher`, and stores the `top_k` best in the directory `out`.
 
-  Returns the truncation report. Raises InputError, and leaves nothing, if a score is not finite or the
-  catalogue is smaller than `top_k`.
+  Returns `soft_labels.truncation`. Raises InputError, and leaves no file, if a score is not finite or there are fewer
+  than `top_k` items.
   """
   info = run_directory.read_info(teacher)
   dataset = data.load(info["data"], data_dir, cache_dir, memory=info.get("data_memory", 0.0))
   if top_k > dataset.num_items:
-    raise InputError(f"--top_k={top_k}: the data has {dataset.num_items} items")
+    raise InputError(f"`top_k={top_k}`: the data has {dataset.num_items} items")
   provenance = {"hashes": dataset.hashes, "data": dataset.name, "model": info["model"],
                 "checkpoint": sealed.hash_file(checkpoint.newest_manifest(teacher))}
   soft_labels.write(out, _ranked(teacher, dataset, top_k, exclude_seen), num_users=dataset.num_users,
@@ -36,7 +37,8 @@ def write(teacher: str, out: str, top_k: int, exclude_seen: bool, data_dir: str 
 
 
 def _ranked(teacher, dataset, top_k, exclude_seen) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """(items [n, K], scores [n, K], mass of the others [n]) of all users, or part by part of those of streamed data."""
+  """Yields (items [n, K], scores [n, K], tail mass [n]), once for all users, or for each part of streamed data."""
+  parts: Iterable[Any]
   if dataset.stream is None:
     parts = [(dataset, *loading.network(teacher, dataset), slice(None))]
   else:

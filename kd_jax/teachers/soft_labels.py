@@ -1,8 +1,8 @@
-"""The soft-label store: what a teacher ranked for every user, so that students need no live teacher.
+"""The soft-label store: a teacher's ranked list for every user, so that students need no live teacher.
 
-Of each user it keeps the K best items, their scores and the probability that the teacher gives to all
-other items. Wrong labels train a worse student without any error, therefore the store names the data it
-was made from by hash, and every value is checked at writing and again at reading.
+For each user, it holds the K best items, their scores, and the teacher's total probability of all other items. Wrong
+labels would train a worse student without any error. Therefore the store contains hashes of its data, and every value
+is checked when it is written and when it is read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from kd_jax.base import Dataset, InputError
 from kd_jax.storage import sealed
 
 KIND = "soft_labels"
-# Coarse to fine, so that the first difference told is the cause of the others.
+# In this order, the first difference is the cause of later ones.
 _COMPARED = ("item_ids", "user_ids", "train", "validation", "test")
 _REQUIRED = ("item_ids", "user_ids", "train")
 
@@ -25,8 +25,8 @@ _REQUIRED = ("item_ids", "user_ids", "train")
 class SoftLabels(NamedTuple):
   """A whole store. Row u belongs to user index u of the data set."""
 
-  items: np.ndarray  # [U, K] int32, best first; -1 at the end of a row where fewer than K qualify
-  scores: np.ndarray  # [U, K] float32, non-increasing; -inf where items is -1
+  items: np.ndarray  # [U, K] int32, best first; rows with fewer than K items end with -1
+  scores: np.ndarray  # [U, K] float32, non-increasing; -inf if the item is -1
   tail_mass: np.ndarray  # [U] float32 in [0, 1], the softmax probability of all items not listed
   metadata: dict[str, Any]  # num_users, num_items, top_k, exclude_seen, users_per_shard, provenance
 
@@ -42,14 +42,14 @@ def write(
   provenance: dict[str, Any],
   users_per_shard: int = 4096,
 ) -> None:
-  """Writes a store from blocks (items [n, K], scores [n, K], tail_mass [n]) in user order, n at will.
+  """Writes a store from blocks (items [n, K], scores [n, K], tail_mass [n]) in user order; n may vary.
 
-  `exclude_seen` says that the training items of a user were left out. `provenance` is JSON:
-  "hashes" (`Dataset.hashes`; "train", "user_ids" and "item_ids" must be there) and whatever says which
-  teacher this is: the sha256 of its manifest, its model call, the call of the data set.
+  `exclude_seen` states that the lists exclude each user's training items. `provenance` is JSON: "hashes"
+  (`Dataset.hashes`; "train", "user_ids" and "item_ids" are required), and a description of the teacher, e.g. the
+  sha256 of its manifest, its model call, and the call of the data set.
 
-  Raises InputError, and leaves nothing, if a value is wrong (naming the user) or the disk is full.
-  Clip rounding errors of the tail mass before: 1.0000001 is refused.
+  Raises InputError, and leaves no file, if a value is invalid (with the user) or the disk is full. Clip rounding
+  errors of the tail mass first: 1.0000001 is invalid.
   """
   missing = [key for key in _REQUIRED if not provenance.get("hashes", {}).get(key)]
   if missing:
@@ -69,10 +69,10 @@ def write(
 
 
 def read(directory: str | os.PathLike, dataset: Dataset) -> SoftLabels:
-  """Reads a store made from exactly this data set, whole: U * (8 * K + 4) bytes, twice while reading.
+  """Reads a whole store into memory: U * (8 * K + 4) bytes, and twice this while reading.
 
-  Raises InputError in one line: a file differs from the manifest, the store belongs to other data
-  (saying which part differs), or a value is wrong (naming the user).
+  Raises InputError with one line if a file differs from the manifest, the store was made from other data (with the
+  part that differs), or a value is invalid (with the user).
   """
   metadata = sealed.read(directory, KIND)
   try:
@@ -93,7 +93,7 @@ def read(directory: str | os.PathLike, dataset: Dataset) -> SoftLabels:
 
 
 def truncation(labels: SoftLabels) -> dict[str, float]:
-  """How much of the teacher the store leaves out: tail mass over users, and rows shorter than K."""
+  """What the store does not contain: mean and maximum tail mass over users, and the number of rows shorter than K."""
   return {
     "top_k": labels.items.shape[1],
     "tail_mass_mean": float(labels.tail_mass.mean(dtype=np.float64)),
@@ -107,7 +107,7 @@ def _shard_name(number) -> str:
 
 
 def _reblock(blocks, top_k, size) -> Iterator[tuple[np.ndarray, ...]]:
-  """Cuts and joins blocks into shards of `size` users, holding one shard and one block at a time."""
+  """Cuts and joins blocks into shards of `size` users. Holds one shard and one block in memory."""
   if size < 1 or top_k < 1:
     raise InputError(f"users_per_shard={size} and top_k={top_k} must be positive")
   pending, count = [], 0
@@ -133,7 +133,7 @@ def _join(pending):
 
 
 def _checked(items, scores, tail_mass, *, first_user, num_items, where) -> dict[str, np.ndarray]:
-  """The arrays as int32 and float32. Raises InputError naming the first wrong row and what is wrong."""
+  """Checks the arrays, and returns them as int32 and float32. Raises InputError with the first invalid row."""
 
   def refuse(bad, what):
     rows = bad.reshape(len(bad), -1)

@@ -1,7 +1,7 @@
-"""Warm starts and freezing: a model begins with the parameters of another run, perhaps of another domain.
+"""Warm starts and freezing: a model starts from the parameters of another run, possibly on another domain.
 
-A parameter is found by its name. Tables of users or of items go row by row, by the ids of both data sets, so that
-they may have other entities in another order; all else must have the same shape.
+Parameters are matched by name. Tables of users or items are copied row by row, by the ids of both data sets, so users
+and items may differ and have another order. All other parameters must have the same shape.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ from kd_jax.storage import checkpoint, run_directory, sealed
 
 
 class Found(NamedTuple):
-  """What a parameter starts with."""
+  """The initial values that were found for one parameter."""
 
   values: np.ndarray
-  rows: np.ndarray | None  # the rows that they are of; None: all of it
+  rows: np.ndarray | None  # the rows of the parameter that `values` replace; None: all
 
 
 class WarmStart(NamedTuple):
-  """What was found for the parameters of a model."""
+  """The initial values that were found for the parameters of a model."""
 
   found: dict[str, Found]  # by name
-  report: dict[str, str]  # {name: what was found}, for all parameters
-  provenance: dict[str, Any]  # which run, and the sha256 that pins it
+  report: dict[str, str]  # {name: a description of what was found}, for all parameters
+  provenance: dict[str, Any]  # the run, and a sha256 that identifies it
 
 
 def load(directory: str, shapes: Any, dataset: Dataset, data_dir: str | None, cache_dir: str | None) -> WarmStart:
-  """Looks for the parameters `shapes` (a pytree of shapes, for `dataset`) among the best ones of a run.
+  """Finds initial values for the parameters `shapes` (a pytree of shapes, for `dataset`) in the best epoch of a run.
 
-  Raises InputError: no run there, nothing fits, or its data, whose ids are needed, cannot be had any more.
+  Raises InputError if there is no run, no parameter fits, or the run's data, whose ids are needed, is not available.
   """
   if not (pathlib.Path(directory) / run_directory.FLAGS).is_file():
-    raise InputError(f"--init_from={directory}: no run directory ({run_directory.FLAGS} is missing)")
+    raise InputError(f"`init_from={directory}`: no run directory ({run_directory.FLAGS} is missing)")
   info = run_directory.read_info(directory)
   there = named(checkpoint.restore_best(directory)[0][STUDENT])
   if not all(np.isfinite(x).all() for x in there.values()):
-    raise InputError(f"--init_from={directory}: parameters of its best epoch are not finite")
+    raise InputError(f"`init_from={directory}`: parameters of its best epoch are not finite")
   sides = _sides(directory, info, dataset, data_dir, cache_dir)
   found, report = {}, {}
   for name, here in named(shapes).items():
@@ -52,23 +52,23 @@ def load(directory: str, shapes: Any, dataset: Dataset, data_dir: str | None, ca
       found[name] = match
   if not found:
     reasons = "; ".join(f"{name} {what}" for name, what in report.items())
-    raise InputError(f"--init_from={directory}: nothing of {info['model']} fits: {reasons}")
+    raise InputError(f"`init_from={directory}`: nothing of {info['model']} fits: {reasons}")
   return WarmStart(found, report, {"model": info["model"], "data": info["data"], "found": report,
                                    "checkpoint": sealed.hash_file(checkpoint.newest_manifest(directory))})
 
 
 def check_frozen(patterns: tuple[str, ...], shapes: Any) -> None:
-  """Raises InputError if one of the patterns of --freeze matches no parameter, or together they match all."""
+  """Raises InputError if a pattern of `freeze` matches no parameter, or all patterns together match all parameters."""
   names = list(named(shapes))
   for pattern in patterns:
     if not fnmatch.filter(names, pattern):
-      raise InputError(f"--freeze={pattern}: matches none of {', '.join(names) or 'no parameters'}")
+      raise InputError(f"`freeze={pattern}`: matches none of {', '.join(names) or 'no parameters'}")
   if patterns and all(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns) for name in names):
-    raise InputError(f"--freeze={','.join(patterns)}: leaves nothing of {', '.join(names)} to train")
+    raise InputError(f"`freeze={','.join(patterns)}`: leaves nothing of {', '.join(names)} to train")
 
 
 def start(params: Any, found: dict[str, Found]) -> Any:
-  """`params` with what was found in its place; put together on the host, for no device to hold a whole split table."""
+  """`params` with the values in `found` inserted. Done on the host: no device must hold the whole of a split table."""
 
   def replace(path, leaf):
     values, rows = found.get(parameter_name(path), (None, None))
@@ -76,7 +76,7 @@ def start(params: Any, found: dict[str, Found]) -> Any:
       return leaf
     if rows is not None or values.shape != leaf.shape:
       whole = np.array(leaf)
-      whole[slice(len(values)) if rows is None else rows] = values  # of a split table, its own
+      whole[slice(len(values)) if rows is None else rows] = values  # a split table has padding rows at the end
       values = whole
     return jax.device_put(np.asarray(values, leaf.dtype), leaf.sharding if leaf.committed else None)
 
@@ -89,7 +89,7 @@ def named(params: Any) -> dict[str, Any]:
 
 
 class _Side(NamedTuple):
-  """Users, or items, of both data sets."""
+  """The ids of users, or of items, in both data sets."""
 
   name: str
   here: np.ndarray  # ids
@@ -97,23 +97,23 @@ class _Side(NamedTuple):
 
 
 def _sides(directory, info, dataset, data_dir, cache_dir) -> list[_Side]:
-  """The ids of both sides; those of the other data are only read where they differ."""
+  """The ids of users and items. Loads the other data set only if its ids differ."""
   ids = {"user": dataset.user_ids, "item": dataset.item_ids}
   if all(info["hashes"][f"{side}_ids"] == dataset.hashes[f"{side}_ids"] for side in ids):
     return [_Side(side, x, x) for side, x in ids.items()]
   other = data.load(info["data"], data_dir, cache_dir, splits=())
   for part in ("user_ids", "item_ids"):
     if other.hashes[part] != info["hashes"][part]:
-      raise InputError(f"--init_from={directory}: its data has changed since ({part})")
+      raise InputError(f"`init_from={directory}`: its data has changed since ({part})")
   return [_Side(side, x, getattr(other, f"{side}_ids")) for side, x in ids.items()]
 
 
 def _match(name, shape, there, sides) -> tuple[Found | None, str]:
-  """What a parameter of a shape starts with, if anything, and a word on it."""
+  """(initial values of a parameter, or None; a description of the match)."""
   if there is None:
     return None, "not found"
   tables = [s for s in sides if shape[:1] == s.here.shape and there.shape[:1] == s.there.shape]
-  # As many users as items: the name says whose table it is.
+  # If there are as many users as items, the name of the parameter decides.
   table = next((s for s in tables if s.name in name), tables[0] if tables else None)
   if table is not None and shape[1:] == there.shape[1:]:
     _, here, other = np.intersect1d(table.here.astype(str), table.there.astype(str), return_indices=True)

@@ -1,4 +1,4 @@
-"""The batches of an epoch: order and negatives are functions of (seed, epoch), so nothing is saved."""
+"""The batches of an epoch. Order and negatives are functions of (seed, epoch), so no state is saved."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import numpy as np
 from kd_jax.base import Array, Batch, Interactions
 from kd_jax.data.index import Seen, nth_absent, num_absent
 
-_MULTIPLE = 128  # distinct users of a batch are padded to this, so that epochs rarely differ in shape
+_MULTIPLE = 128  # distinct users are padded to a multiple of this, so that shapes rarely change between epochs
 
 
 def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: str,
          distilled: Collection[str] = ("users", "items"), steps: int | None = None) -> Batch:
-  """Which interactions make which batch. On the host: sorting on the device is slower.
+  """Assigns interactions to batches. Runs on the host, where sorting is faster than on the device.
 
-  Returns `rows` [S, B] (interactions in random order) and their `weight` [S, B] (0 for the padding of the
-  last batch). If users are `distilled`, also the distinct users of each batch, `kd_users` [S, M], with
-  `kd_users_weight` [S, M]: a user is distilled once, for as many interactions as it has in the batch
-  (kd_per="interaction") or as one. The same for its positive items, `kd_items`. Into more `steps` than needed the
-  interactions are shared out evenly, so that none is empty: Adam also moves where there is no gradient.
+  Returns `rows` [S, B] (indices of interactions in random order) and their `weight` [S, B] (0 for padding). If users
+  are `distilled`, it also returns the distinct users of each batch, `kd_users` [S, M], with `kd_users_weight` [S, M]:
+  a user is distilled once per batch, with the number of its interactions in the batch as weight
+  (kd_per="interaction"), or with weight 1. The same holds for positive items, `kd_items`. With more `steps` than
+  needed, the interactions are distributed evenly, so that no batch is empty: Adam also updates if the gradient is 0.
   """
   rows, weight = _order(seed, epoch, len(train.users), batch_size, steps)
   return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per, distilled)
@@ -31,7 +31,7 @@ def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: st
 
 def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: str,
              distilled: Collection[str]) -> Batch:
-  """The distinct users and items of batches of interactions and their weights, see `plan`."""
+  """The distinct users and items of batches of interactions, with their weights; see `plan`."""
   batch = {}
   for side in distilled:
     batch[f"kd_{side}"], batch[f"kd_{side}_weight"] = _distinct(getattr(train, side)[rows], weight, kd_per)
@@ -39,13 +39,13 @@ def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: 
 
 
 def plan_contexts(seed: int, epoch: int, contexts: np.ndarray, batch_size: int) -> Batch:
-  """The batches of labelled data: `users` [S, B], every one of `contexts` [n] once, and their `weight` [S, B]."""
+  """The batches of labelled data: `users` [S, B], each of `contexts` [n] once, and their `weight` [S, B]."""
   rows, weight = _order(seed, epoch, len(contexts), batch_size)
   return {"users": contexts[rows], "weight": weight}
 
 
 def _order(seed, epoch, count, batch_size, steps=None):
-  """0..count - 1 in random order, padded with 0, and their weights, both [S, B]."""
+  """0..count - 1 in random order, padded with 0, and weights (0 for padding), both [S, B]."""
   order = np.random.default_rng([seed, epoch]).permutation(np.arange(count, dtype=np.int32))
   if steps is not None:
     weight = np.arange(batch_size) < count // steps + (np.arange(steps) < count % steps)[:, None]
@@ -58,8 +58,8 @@ def _order(seed, epoch, count, batch_size, steps=None):
 
 
 def _distinct(entries, weight, kd_per):
-  """Distinct entries of each line of [S, B] with their weights, both [S, M]."""
-  none = np.iinfo(np.int32).max  # what padding becomes: it is sorted to the end
+  """The distinct entries of each row of [S, B], and their weights, both [S, M]."""
+  none = np.iinfo(np.int32).max  # the value of padding, which sorts last
   entries = np.sort(np.where(weight > 0, entries, none), axis=1)
   kept, nth = entries < none, np.cumsum(np.diff(entries, axis=1, prepend=-1) > 0, axis=1) - 1
   width = min(-(-(nth[kept].max() + 1) // _MULTIPLE) * _MULTIPLE, entries.shape[1])
@@ -75,16 +75,16 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, pool: 
          negatives: int, num_items: int, kd_per: str = "interaction") -> Batch:
   """Turns a `plan` into batches: `users` [S, B] and `items` [S, B, 1 + negatives], the positive first.
 
-  Negatives are uniform over the items that the user has not seen in training, or over those of them in `pool` [n],
-  ascending, which holds every item of training. `items_weight` is the
-  weight of the items as entities: with kd_per="user", 1 only where an item is first met in the batch.
-  What else the plan says stays. A plan of contexts is left as it is.
+  Negatives are uniform over the items that the user has not seen in training. With `pool` [n], which is ascending and
+  contains every training item, they are uniform over the unseen items in the pool. `items_weight` is the
+  weight of the items as entities: with kd_per="user", it is 1 for an item's first occurrence in the batch, else 0.
+  Other fields of the plan are kept. A plan of contexts is returned unchanged.
   """
   if "rows" not in plan:
     return plan
   rows = plan["rows"]
   users, positives = users[rows], items[rows]
-  if pool is not None:  # places in the pool are what is drawn
+  if pool is not None:  # indices into the pool are drawn
     seen = seen._replace(items=jnp.searchsorted(pool, seen.items))
   n = jax.random.randint(rng, (negatives, *rows.shape), 0,
                          num_absent(seen, users, num_items if pool is None else pool.shape[0]))
@@ -99,14 +99,14 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, pool: 
 
 
 def _first(items, weight, num_items):
-  """1.0 where an item is met for the first time in [B, n], counting only places of positive weight."""
+  """1.0 for an item's first occurrence in [B, n] among entries of positive weight, else 0.0."""
   place = jnp.where(weight > 0, jnp.arange(items.size).reshape(items.shape), items.size)
   first = jnp.full((num_items,), items.size).at[items].min(place)
   return (first[items] == place).astype(jnp.float32)
 
 
 def by_time(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
-  """Interactions by user and time, else in the order of the source [N], and each one's place in its history [N]."""
+  """Interactions sorted by user, then time (or source order) [N], and each one's position in its history [N]."""
   order = np.argsort(train.users, kind="stable") if train.timestamps is None else np.lexsort(
       (train.timestamps, train.users))
   users = train.users[order]
@@ -116,7 +116,7 @@ def by_time(train: Interactions) -> tuple[np.ndarray, np.ndarray]:
 
 
 def to_device(train: Interactions, num_users: int, num_items: int) -> tuple[Array, Array]:
-  """(users [N], items [N]) on the device, checked: JAX would clamp an index out of range silently."""
+  """(users [N], items [N]) on the device. Checks the range of the indices, since JAX silently clamps them."""
   for name, column, size in (("user", train.users, num_users), ("item", train.items, num_items)):
     if column.min() < 0 or column.max() >= size:
       raise ValueError(f"{name} index {column.max()} is not in 0..{size - 1}")

@@ -1,6 +1,6 @@
-"""A run is a graph: networks, and edges (learner <- teacher) along which methods distil.
+"""A run as a graph: nodes are networks, and methods distil along edges (learner <- teacher).
 
-Without edges it trains a teacher or a plain student. Nothing here knows of devices or files.
+A run without edges trains a teacher or a plain student. This module does not use devices or files.
 """
 
 from __future__ import annotations
@@ -10,45 +10,47 @@ from typing import Any, NamedTuple
 
 import optax
 
-from kd_jax.base import KD, Array, Batch, Outputs
+from kd_jax.base import KD, Array, Objective
 
 
 class Run(NamedTuple):
-  """Everything static about a run. Hashable: equal runs share one compilation."""
+  """The static part of a run. Hashable: equal runs share one compilation."""
 
   networks: tuple[tuple[str, Any], ...]  # (name, Flax module), learners and live teachers
   learners: tuple[str, ...]
   edges: tuple[tuple[str, str], ...]  # (learner, teacher)
-  kds: tuple[tuple[float | Callable, KD], ...]  # (weight, or an optax schedule of it by epoch, method)
-  loss: Callable[[Outputs, Batch], Array]  # base loss
+  kds: tuple[tuple[float | Callable, KD], ...]  # (weight or an optax schedule of the epoch, method)
+  objective: Objective  # base loss
   optimizer: optax.GradientTransformation
   reduction: str  # "sum" or "mean" over the batch
-  all_items: bool = False  # does the base loss take scores of all items, not of the positive and negatives alone?
-  parts: int = 1  # of an epoch, each a call of `train_epoch`
-  loss_weight: float = 1.0  # of the base loss
-  embedding_l2: float = 0.0  # L2 of embeddings, in the base loss
+  parts: int = 1  # parts of an epoch; `train_epoch` is called once per part
+  loss_weight: float = 1.0  # weight of the base loss
+  embedding_l2: float = 0.0  # weight of the L2 of embeddings in the base loss
+
+
+OWN_LOSS = "own_loss"  # key in `TrainState.memory`: the last loss of every row, for methods with `own_loss`
 
 
 class TrainState(NamedTuple):
-  """What training changes."""
+  """The state that training changes."""
 
   step: Array  # [] int32
   params: dict  # {"networks": {learner: ...}, "adapters": {key: ...}}
   opt_state: optax.OptState
-  memory: dict = {}  # noqa: RUF012 {edge key: what samplers remember, {field: [U]}}; changed between epochs
+  memory: dict = {}  # noqa: RUF012 {edge key: {remembered field: [U]}}; changed between epochs
 
 
 class Given(NamedTuple):
-  """What training does not change; arguments, so that no table is baked into an executable."""
+  """Arrays that training does not change. They are arguments, so that executables contain no tables as constants."""
 
   params: dict  # {frozen network: params}
   constants: dict  # {network: arrays computed from the data}
-  neighbours: dict = {}  # noqa: RUF012 {how many are chosen: {side: neighbours.Neighbours}}
-  labels: Array | None = None  # [U, I] bool, of labelled data
+  neighbours: dict = {}  # noqa: RUF012 {number of chosen neighbours: {side: neighbours.Neighbours}}
+  labels: Array | None = None  # [U, I] bool, for labelled data
 
 
 class Edge(NamedTuple):
-  """One method on one edge, or on all edges of a learner if it wants all teachers at once."""
+  """One method on one edge, or, with `all_teachers`, on all edges of a learner."""
 
   key: str
   weight: float | Callable
@@ -58,7 +60,7 @@ class Edge(NamedTuple):
 
 
 def edges(run: Run) -> Iterator[Edge]:
-  """Every method on every edge."""
+  """Yields every method on every edge."""
   for i, (weight, kd) in enumerate(run.kds):
     for learner in (name for name in run.learners if kd.learner in ("", name)):
       teachers = tuple(teacher for other, teacher in run.edges if other == learner)
@@ -72,5 +74,5 @@ def variables(given: Given, params: dict, name: str) -> dict:
 
 
 def teaches_live(run: Run, edge: Edge) -> bool:
-  """Whether a teacher of the edge learns itself, so that its scores of an epoch ago are stale."""
+  """Whether a teacher of the edge is trained, too; its scores from an earlier epoch are then outdated."""
   return bool(set(edge.teachers) & set(run.learners))

@@ -1,6 +1,6 @@
-"""Distillation targets of an epoch: ranked lists, samples, and the teacher's scores of what was sampled.
+"""Distillation targets of an epoch: ranked lists, samples, and the teacher's scores of sampled candidates.
 
-The teacher is never run inside a training step where its scores can be computed here, once per user.
+If the teacher's scores can be computed here, once per user, the teacher does not run inside training steps.
 """
 
 from __future__ import annotations
@@ -18,30 +18,32 @@ from kd_jax.data import index
 from kd_jax.ranking import rank
 from kd_jax.training import graph
 
-_ROWS = 32  # users whose candidates the teacher scores at a time
+_ROWS = 32  # number of users whose candidates the teacher scores together
 
 
 class Sources(NamedTuple):
-  """What samplers draw from; fixed during a run. Keys are those of `train.edges`."""
+  """The inputs of samplers that are fixed during a run. Edge keys are those of `graph.edges`."""
 
-  seen: dict[str, index.Seen]  # by side: "users" (their items), and "items" (their users) where needed
-  popularity: dict[str, Array]  # by side: training interactions of every candidate
+  seen: dict[str, index.Seen]  # by side: "users" (their items) and, if needed, "items" (their users)
+  popularity: dict[str, Array]  # by side: number of training interactions of every candidate
   teacher: dict[str, Ranked]  # lists of frozen teachers, [U, lists.teacher], or [U, E, lists.teacher]
-  excluded: dict[str, index.Seen]  # seen and listed by the teacher: not to be drawn as unseen
-  weight: dict[str, Array]  # [U], 0 for users of whom stored lists say too little; where there are such
-  labels: dict[str, Array]  # labelled data: scores of all labels by frozen teachers, [U, C], or [U, E, C]
+  excluded: dict[str, index.Seen]  # seen, or in the teacher's list: never drawn as unseen
+  weight: dict[str, Array]  # [U], 0 for users with a too short stored list; only if there are such users
+  labels: dict[str, Array]  # labelled data: frozen teachers' scores of all labels, [U, C] or [U, E, C]
 
 
 def check(run: graph.Run, dataset: Dataset) -> None:
-  """Raises InputError for a learner that is not there, or for longer lists than the data can give every user."""
+  """Raises InputError if methods do not fit the run or the data, e.g. if their lists are longer than possible."""
   for missing in {kd.learner for _, kd in run.kds} - {"", *run.learners}:
-    raise InputError(f"--kd: learner={missing!r} is not in this run; give --peer=MODEL")
+    raise InputError(f"`kd`: learner={missing!r} is not in this run; give `peer=MODEL`")
   for edge in graph.edges(run):
     if edge.kd.labels and dataset.contexts is None:
-      raise InputError(f"--kd: the method reads true labels, and {dataset.name} is not labelled data")
+      raise InputError(f"`kd`: the method reads true labels, and {dataset.name} is not labelled data")
     if (edge.kd.rows == "items" or edge.kd.neighbours) and dataset.contexts is not None:
-      raise InputError(f"--kd: the method ranks users for items, or relates them by common items, and {dataset.name} "
+      raise InputError(f"`kd`: the method ranks users for items, or relates them by common items, and {dataset.name} "
                        "has contexts and labels")
+    if edge.kd.own_loss and (edge.kd.rows == "entities" or edge.kd.sampled_items or edge.kd.sample is None):
+      raise InputError("`kd`: own_loss is for methods that sample for users, or for the items of a batch")
     if edge.kd.rows == "entities":
       continue
     rows, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
@@ -50,15 +52,15 @@ def check(run: graph.Run, dataset: Dataset) -> None:
     what, of = ("items", "a user") if edge.kd.rows == "users" else ("users", "an item")
     left = num_candidates - (most if lists.exclude_seen else 0)
     if max(lists.teacher, lists.student) > left:
-      raise InputError(f"--kd: lists of {max(lists.teacher, lists.student)} {what} are asked for, but {of} has only "
+      raise InputError(f"`kd`: lists of {max(lists.teacher, lists.student)} {what} are asked for, but {of} has only "
                        f"{left} to rank")
     if lists.unseen and lists.unseen > num_candidates - most - lists.teacher:
-      raise InputError(f"--kd: {lists.unseen} unseen {what} beyond the teacher's {lists.teacher} are asked for, "
+      raise InputError(f"`kd`: {lists.unseen} unseen {what} beyond the teacher's {lists.teacher} are asked for, "
                        f"but of {num_candidates} {what} {of} has seen {most}")
 
 
 def _side(dataset, rows):
-  """(rows, candidates, number of rows, number of candidates) of what was seen in training; see `ranking.seen_in`."""
+  """(rows, candidates, number of rows, number of candidates) of the seen interactions, see `index.seen_in`."""
   train_log = index.seen_in(dataset)
   if rows == "users":
     return train_log.users, train_log.items, dataset.num_users, dataset.num_items
@@ -73,15 +75,19 @@ def needs_live_teacher(kd: KD) -> bool:
 
 
 def _example(kd: KD, teachers: int, num_candidates: int, previous: Batch) -> Batch:
-  """What a sampler returns for one row, to learn its shapes."""
+  """The result of a sampler for one example row; only its shapes are used."""
   lists = kd.lists
-  ranked = lambda *shape: Ranked(jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if shape[-1] else None
+
+  def ranked(*shape):
+    return Ranked(jnp.zeros(shape, jnp.int32), jnp.zeros(shape)) if shape[-1] else None
+
   teacher = ranked(teachers, lists.teacher) if kd.all_teachers else ranked(lists.teacher)
   unseen, seen = (jnp.zeros(n, jnp.int32) if n else None for n in (lists.unseen, lists.seen))
   previous = {name: previous.get(name, jnp.zeros(())) for name in kd.remember}
   zero = jnp.zeros((), jnp.int32)
   popularity = jnp.ones(num_candidates, jnp.int32)
-  view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, popularity, seen)
+  view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, popularity, seen,
+              jnp.zeros(()) if kd.own_loss else None)
   return kd.sample(jax.random.key(0), view)
 
 
@@ -89,18 +95,21 @@ def initial_memory(run: graph.Run, dataset: Dataset) -> dict[str, Batch]:
   """{edge key: {remembered field: zeros [U]}}."""
   memory = {}
   for edge in graph.edges(run):
-    if edge.kd.remember:
+    if edge.kd.remember or edge.kd.own_loss:
       _, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
       shapes = jax.eval_shape(lambda edge=edge, n=num_candidates: _example(edge.kd, len(edge.teachers), n, {}))
       memory[edge.key] = {f: jnp.zeros((num_rows, *shapes[f].shape), shapes[f].dtype) for f in edge.kd.remember}
+      if edge.kd.own_loss:
+        memory[edge.key][graph.OWN_LOSS] = jnp.zeros(num_rows)
   return memory
 
 
 def prepare(run: graph.Run, dataset: Dataset, given, stored: Ranked | None = None,
             listed: dict[str, Ranked] | None = None) -> Sources:
-  """Ranks with every frozen teacher, once per run, or takes the `stored` lists of a soft-label file.
+  """Ranks with every frozen teacher, once per run, or uses the `stored` lists of a soft-label store.
 
-  `listed` are `Sources.teacher` of an earlier call for the same data: then nothing is ranked.
+  With `listed`, the `Sources.teacher` of an earlier call for the same data, nothing is ranked. Raises InputError if
+  scores of a teacher are not finite.
   """
   sides = {"users", *(e.kd.rows for e in graph.edges(run) if e.kd.rows == "items")}
   seen = {side: _seen(*_side(dataset, side)) for side in sides}
@@ -134,12 +143,14 @@ def _seen(rows, candidates, num_rows, num_candidates) -> index.Seen:
 
 
 def stored_lists(stored: Ranked, dataset: Dataset, lists) -> tuple[Ranked, np.ndarray]:
-  """(the first `lists.teacher` items of every stored list, without training items if so asked; which users
-  [U] have that many). The rows of the others hold items 0, 1, ... and scores 0: they are to weigh nothing.
+  """(the first `lists.teacher` items of every stored list, without training items if `lists.exclude_seen`; mask [U] of
+  the users whose list is long enough). The rows of other users are placeholders with weight 0: items 0, 1, ...
   """
   keep, k = stored.items >= 0, lists.teacher
   if lists.exclude_seen:
-    key = lambda users, items: users.astype(np.int64) * dataset.num_items + items
+    def key(users, items):
+      return users.astype(np.int64) * dataset.num_items + items
+
     seen = key(*index.seen_in(dataset)[:2])
     keep &= ~np.isin(key(np.arange(dataset.num_users)[:, None], stored.items), seen)
   enough = keep.sum(axis=1) >= k
@@ -166,7 +177,7 @@ def check_teacher(ranked: Ranked) -> None:
   scores, items = np.asarray(ranked.scores), np.asarray(ranked.items)
   if not np.isfinite(scores).all() or (items < 0).any():
     user = int(np.argmin(np.isfinite(scores).all(axis=1) & (items >= 0).all(axis=1)))
-    raise InputError(f"--teacher: its scores of user {user} (index) are not finite; nothing was trained")
+    raise InputError(f"`teacher`: its scores of user {user} (index) are not finite; nothing was trained")
 
 
 def _excluded(dataset, edge, ranked) -> index.Seen:
@@ -179,14 +190,14 @@ def _excluded(dataset, edge, ranked) -> index.Seen:
 
 
 class Lists(NamedTuple):
-  """Lists of learners, which change: of students, and of teachers that learn too. By edge key."""
+  """Ranked lists that change during training: of students, and of teachers that are trained. {edge key: lists}."""
 
   student: dict[str, Ranked]
   teacher: dict[str, Ranked]
 
 
 def learner_lists(run: graph.Run, params: dict, given, sources: Sources, epoch: int, before: Lists | None) -> Lists:
-  """Ranks with the learners, where it is time to; else the lists `before` stay."""
+  """Ranks with the learners every `lists.every` epochs; otherwise keeps the lists `before`."""
   lists = Lists({}, {})
   for edge in graph.edges(run):
     wanted, keep = edge.kd.lists, before is not None and epoch % edge.kd.lists.every
@@ -205,7 +216,7 @@ def _as_they_are(fields):
 @functools.partial(jax.jit, static_argnames=("run", "place"))
 def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, memory: dict, epoch: Array, *,
             run: graph.Run, place: Callable[[Any], Any] = _as_they_are) -> dict[str, Batch]:
-  """{edge key: {field: [U, ...]}} for the coming epoch (from 0), put by `place` where a step will read them."""
+  """{edge key: {field: [U, ...]}} for `epoch` (from 0); `place` puts them on the devices that read them."""
   fields = {}
   for j, edge in enumerate(graph.edges(run)):
     if edge.kd.sample is None:
@@ -221,7 +232,7 @@ def targets(rng: Array, params: dict, given, sources: Sources, lists: Lists, mem
 
 
 def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
-  """The method's sampler, for every row of the edge's side."""
+  """Runs the method's sampler for all users, or all items, of an edge."""
   popularity = sources.popularity[edge.kd.rows]
   rows = jnp.arange(sources.seen[edge.kd.rows].starts.shape[0] - 1, dtype=jnp.int32)
   unseen_rng, rng = jax.random.split(rng)
@@ -231,18 +242,20 @@ def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
   if edge.kd.lists.seen:
     seen = index.draw_seen(jax.random.fold_in(unseen_rng, 1), sources.seen[edge.kd.rows], rows, edge.kd.lists.seen)
   teacher = sources.teacher.get(edge.key, lists.teacher.get(edge.key))
-  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity, seen)
-  axes = View(0, 0, 0, 0, None, 0, None, 0)
+  own_loss = previous.get(graph.OWN_LOSS)
+  previous = {name: previous[name] for name in edge.kd.remember}
+  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity, seen, own_loss)
+  axes = View(0, 0, 0, 0, None, 0, None, 0, 0)
   return jax.vmap(edge.kd.sample, in_axes=(0, axes))(jax.random.split(rng, rows.shape[0]), views)
 
 
 def _scored_once(run, edge) -> bool:
-  """Whether a method reads scores of teachers that do not change."""
+  """Whether a method reads scores of teachers that are not trained."""
   return edge.kd.teacher_scores and not graph.teaches_live(run, edge)
 
 
 def _scores_of_teachers(run, edge, params, given, num_rows, candidates=None) -> Array:
-  """Scores of every row's candidates [U, C], or of all, by the edge's teacher [U, C], or by all of them [U, E, C]."""
+  """Teacher scores of `candidates` [U, C] (None: all candidates): [U, C], or [U, E, C] with `all_teachers`."""
   scores = [_teacher_scores(run, graph.variables(given, params, name), name, edge, num_rows, candidates)
             for name in edge.teachers]
   return jnp.stack(scores, axis=1) if edge.kd.all_teachers else scores[0]

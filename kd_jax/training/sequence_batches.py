@@ -1,4 +1,4 @@
-"""Batches of whole histories: the examples stand in rows, so that a model reads a history once for all of them."""
+"""Batches of histories: a model encodes a history once for all examples of it, which are consecutive in a row."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from kd_jax.training import batches
 
 
 class Packing(NamedTuple):
-  """Stretches of histories, longest first, and as many free places of their sizes in rows of `length`."""
+  """Segments of histories, longest first, and their places in rows of `length`."""
 
   length: int
   order: np.ndarray  # [N] interactions by user and time
-  position: np.ndarray  # [N] the place of each interaction in its user's history
-  starts: np.ndarray  # [stretches] where each begins in `order`
-  sizes: np.ndarray  # [stretches], falling
-  places: np.ndarray  # [stretches] where one of that size fits: row * length + column
+  position: np.ndarray  # [N] position of each interaction in its user's history
+  starts: np.ndarray  # [segments] start of each segment in `order`
+  sizes: np.ndarray  # [segments], descending
+  places: np.ndarray  # [segments] place for a segment of that size: row * length + column
   num_rows: int
 
 
 def pack(train: Interactions, length: int) -> Packing:
-  """Cuts every history, without its first item, which nothing predicts, into stretches of `length` from its end.
+  """Cuts every history, from its end, into segments of `length`. Its first item is not an example: nothing precedes it.
 
-  A row holds several stretches of different users. How many rows that takes depends on sizes alone, so
-  that every epoch has as many steps.
+  A row holds several segments of different users. The number of rows depends only on the sizes of the segments, so
+  that every epoch has the same number of steps.
   """
   order, position = batches.by_time(train)
   users, place = train.users[order], position[order]
   from_end = np.bincount(train.users)[users] - 1 - place
   predicted = np.flatnonzero(place > 0)
   if not len(predicted):
-    raise InputError("--data: no user has two training interactions, and a sequence model learns from no less")
+    raise InputError("`data`: no user has two training interactions, and a sequence model learns from no less")
   key = np.stack([users, from_end // length])[:, predicted]
   begins = np.flatnonzero(np.any(np.diff(key, axis=1, prepend=-1), axis=0))
   sizes = np.diff(begins, append=len(predicted))
@@ -45,7 +45,7 @@ def pack(train: Interactions, length: int) -> Packing:
 
 
 def _fill(counts: np.ndarray, length: int) -> tuple[np.ndarray, int]:
-  """Places for `counts[s]` stretches of every size s, longest first: each row takes the longest that still fits."""
+  """Places for `counts[s]` segments of every size s, longest first: a row takes the longest segment that still fits."""
   left, places, num_rows = counts.tolist(), [[] for _ in counts], 0
   for largest in range(length, 0, -1):
     while left[largest]:
@@ -64,17 +64,20 @@ def _fill(counts: np.ndarray, length: int) -> tuple[np.ndarray, int]:
 
 def plan(seed: int, epoch: int, train: Interactions, packing: Packing, batch_size: int, kd_per: str,
          distilled: Collection[str] = ("users", "items")) -> Batch:
-  """As `batches.plan`, with batches of whole rows: B is the largest multiple of `packing.length` in `batch_size`.
+  """Like `batches.plan`, with batches of whole rows: B is the largest multiple of `packing.length` <= `batch_size`.
 
-  Also `position` [S, B], an example's place in its user's history, and `place` [S, B], that of the item
-  before it in what a model of `packing.length` places reads: a stretch ends at the last.
+  Also returns `position` [S, B], the position of an example in its user's history, and `place` [S, B], the position
+  of the preceding item in the input of the model, which has `packing.length` positions: a segment ends at the last one.
   """
   rng, length = np.random.default_rng([seed, epoch]), packing.length
   per_step = rows_per_step(batch_size, length)
   steps = -(-packing.num_rows // per_step)
-  shuffled = np.lexsort((rng.random(len(packing.sizes)), -packing.sizes))  # within a size
+  shuffled = np.lexsort((rng.random(len(packing.sizes)), -packing.sizes))  # shuffles segments of equal size
   row = rng.permutation(packing.num_rows)[packing.places // length]
-  spread = lambda x: np.repeat(x, packing.sizes)
+
+  def spread(x):
+    return np.repeat(x, packing.sizes)
+
   nth = np.arange(packing.sizes.sum()) - spread(np.cumsum(packing.sizes) - packing.sizes)
   where = spread(row * length + packing.places % length) + nth
   shape = steps, per_step * length
@@ -88,8 +91,8 @@ def plan(seed: int, epoch: int, train: Interactions, packing: Packing, batch_siz
 
 
 def rows_per_step(batch_size: int, length: int) -> int:
-  """How many rows of `length` a batch holds. Raises InputError if that is none, or the devices cannot share them."""
+  """The number of rows of `length` in a batch. Raises InputError if it is 0 or not divisible by the devices."""
   rows = batch_size // length
   if not rows or rows % jax.device_count():
-    raise InputError(f"--batch_size={batch_size}: holds {rows} sequences of {length}, for {jax.device_count()} devices")
+    raise InputError(f"`batch_size={batch_size}`: holds {rows} sequences of {length}, for {jax.device_count()} devices")
   return rows

@@ -1,7 +1,7 @@
-"""Pure training functions: a run, its state, one step, one epoch.
+"""Pure training functions: the initial state, one step, one epoch.
 
-A run is a graph: networks, and edges (learner <- teacher) along which methods distil. Without edges it
-trains a teacher or a plain student: it is the same loop. Nothing here knows of devices or files.
+The same code trains teachers, plain students and distilled students, see `graph`. This module does not use devices or
+files.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 import optax
 
 from kd_jax.base import Array, Batch, InputError, Outputs
-from kd_jax.objectives import tasks
+from kd_jax.objectives import _embedding_l2
 from kd_jax.ranking import rank
 from kd_jax.training import graph
 
 
 def init(rng: Array, run: graph.Run, given: graph.Given, batch: Batch) -> graph.TrainState:
-  """Initial state of the learners and of the methods' adapters, for batches like `batch` [B, ...]."""
+  """The initial state of the learners and of the methods' adapters, for batches shaped like `batch` [B, ...]."""
   networks = {}
   for i, (name, module) in enumerate(run.networks):
     if name in run.learners:
@@ -36,7 +36,7 @@ def init(rng: Array, run: graph.Run, given: graph.Given, batch: Batch) -> graph.
 
 
 def _init(module, rng, constants, batch):
-  """Parameters of a module whose other collections are given."""
+  """Initial parameters of a module; its other collections are given."""
   return module.apply(constants, batch, rngs={"params": rng}, mutable=["params"])[1].get("params", {})
 
 
@@ -44,19 +44,22 @@ _CONTEXT = ("users", "items", "position", "place")  # fields of a batch that net
 
 
 def forward(module, variables: dict, batches: dict[str, Batch], rng: Array | None = None) -> dict[str, Outputs]:
-  """{key: Outputs} of one network for batches of the same users. Its tables are computed once.
+  """{key: Outputs} of one network for batches of the same users. The network's tables are computed once.
 
-  With `rng` the network learns: dropout is on. Only the base batch has positions in histories: what is distilled is
-  what the network says of the whole history. It runs once where base and targets have the same rows (labelled data).
+  With `rng`, dropout is on. Only the base batch has positions in histories; distillation uses the output for the full
+  history. The network runs only once if base batch and targets have the same rows (labelled data).
   """
   rngs = {} if rng is None else {"dropout": rng}
   tables = module.apply(variables, method="tables", rngs=rngs)
-  apply = lambda batch: module.apply(variables, {k: batch[k] for k in _CONTEXT if k in batch}, tables, rngs=rngs)
+
+  def apply(batch):
+    return module.apply(variables, {k: batch[k] for k in _CONTEXT if k in batch}, tables, rngs=rngs)
+
   base = batches["base"]["users"] if "base" in batches and "items" not in batches["base"] else None
   outs = {key: apply(b) for key, b in batches.items() if key == "base" or ("items" not in b and b["users"] is not base)}
   outs |= {key: outs["base"].of(b.get("items")) for key, b in batches.items() if b["users"] is base}
   listed = {key: b for key, b in batches.items() if key not in outs}
-  if listed:  # Candidates lie side by side in one apply, then are cut apart.
+  if listed:  # Concatenates all candidates for one call, then splits the outputs.
     blocks = [b["items"] for b in listed.values()]
     out = apply(next(iter(listed.values())) | {"items": jnp.concatenate(blocks, axis=1)})
     cuts = np.cumsum([x.shape[1] for x in blocks])[:-1]
@@ -71,9 +74,9 @@ def entities(module, variables: dict, target: Batch) -> Outputs:
   m = target["users"].shape[0]
   near = target.get("neighbours", jnp.zeros((m, 0), jnp.int32))  # [M + N, n]
   users = jnp.concatenate([target["users"], near[:m].reshape(-1)])
-  out = module.apply(variables, {"users": users})  # the scores of it are never computed
+  out = module.apply(variables, {"users": users})  # its scores are unused, so XLA removes them
   if out.query is None or (out.items is None and target["items"].size):
-    raise InputError(f"--kd: the method needs representations, which {type(module).__name__} has not")
+    raise InputError(f"`kd`: the method needs representations, which {type(module).__name__} has not")
   own = out.query[:m] if out.items is None else jnp.concatenate([out.query[:m], out.items[target["items"]]])
   if "neighbours" not in target:
     return Outputs(None, own)
@@ -81,16 +84,16 @@ def entities(module, variables: dict, target: Batch) -> Outputs:
 
 
 def _labelled(batch: Batch, labels) -> Batch:
-  """In labelled data a row is a context with its labels, for the base loss and for methods alike."""
+  """Adds labels and rows of contexts to a batch of labelled data; the base loss and all methods use them."""
   users, weight = batch["users"], batch["weight"]
   return batch if labels is None else batch | {
       "labels": labels[users].astype(jnp.float32), "kd_users": users, "kd_users_weight": weight}
 
 
 def _target(run, edge, given, batch, targets, epoch, axis_name=None) -> Batch:
-  """The rows that a method sees of a batch."""
+  """The rows of a batch for one method, with their target fields."""
   if edge.kd.rows == "entities":
-    items = batch.get("items", jnp.zeros(0, jnp.int32)).reshape(-1)  # labelled data has none
+    items = batch.get("items", jnp.zeros(0, jnp.int32)).reshape(-1)  # none in labelled data
     weight = jnp.concatenate([batch["kd_users_weight"], batch.get("items_weight", items).reshape(-1)])
     is_user = jnp.arange(weight.shape[0]) < batch["kd_users"].shape[0]
     target = {"users": batch["kd_users"], "items": items, "weight": weight, "is_user": is_user, "epoch": epoch}
@@ -102,7 +105,7 @@ def _target(run, edge, given, batch, targets, epoch, axis_name=None) -> Batch:
   rows, weight = _sampled_items(run, edge, batch, targets, axis_name) if edge.kd.sampled_items and targets else (
       batch[f"kd_{edge.kd.rows}"], batch[f"kd_{edge.kd.rows}_weight"])
   fields = {k: v[rows] for k, v in targets.get(edge.key, {}).items()}
-  if "labels" in batch:  # of the candidates
+  if "labels" in batch:  # select the labels of the candidates
     fields["labels"] = batch["labels"]
     if "items" in fields:
       fields["labels"] = jnp.take_along_axis(batch["labels"], fields["items"], axis=1)
@@ -110,7 +113,7 @@ def _target(run, edge, given, batch, targets, epoch, axis_name=None) -> Batch:
 
 
 def _sampled_items(run, edge, batch, targets, axis_name) -> tuple[Array, Array]:
-  """The rows of a method that has what others sampled for users among its own."""
+  """The rows of a method with `sampled_items`: they include items that user-side methods sampled."""
   others = [targets[e.key]["items"] for e in graph.edges(run)
             if e.learner == edge.learner and e.kd.rows == "users" and "items" in targets.get(e.key, {})]
   return _merged_items(batch, others, next(iter(targets[edge.key].values())).shape[0], axis_name)
@@ -119,8 +122,8 @@ def _sampled_items(run, edge, batch, targets, axis_name) -> tuple[Array, Array]:
 def _merged_items(batch: Batch, samples: Sequence[Array], num_items: int, axis_name: str | None) -> tuple[Array, Array]:
   """(items [R], weights [R]): a batch's positives and the items of `samples` [U, C] of its users.
 
-  An item weighs what the heaviest of its interactions, or of the users that it was sampled for, weighs. R is the
-  number of all items, or of all that could be met if these are fewer; every device of the axis has a share.
+  The weight of an item is the maximum over its interactions, and over the users for whom it was sampled. R is the
+  smaller of the number of all items and the maximum number of items in a batch. Each device of the axis gets a part.
   """
   met = [(batch["kd_items"], batch["kd_items_weight"])]
   for sample in samples:
@@ -142,7 +145,7 @@ def _merged_items(batch: Batch, samples: Sequence[Array], num_items: int, axis_n
 
 def _outputs(run, given, params, batch, targets, epoch, rng=None, axis_name=None):
   """({learner: base Outputs}, {edge key: (student, teacher, target)}), one forward pass per network."""
-  base = {k: v for k, v in batch.items() if k != "items"} if run.all_items else batch
+  base = {k: v for k, v in batch.items() if k != "items"} if run.objective.all_items else batch
   asked = {name: {"base": base} for name in run.learners}
   for edge in graph.edges(run):
     target = _target(run, edge, given, batch, targets, epoch, axis_name)
@@ -164,86 +167,132 @@ def _outputs(run, given, params, batch, targets, epoch, rng=None, axis_name=None
 
 
 def _teacher(run, edge, outs, target) -> Outputs:
-  """What the teachers of an edge say; nothing flows back to them."""
+  """Outputs of the teachers of an edge, without gradients."""
   said = [outs[t][edge.key] if t in outs else Outputs(target.get("teacher")) for t in edge.teachers]
   teacher = Outputs(jnp.stack([x.scores for x in said])) if edge.kd.all_teachers else said[0]
-  if "teacher" in target and not graph.teaches_live(run, edge):  # Scored once or read from a file.
+  if "teacher" in target and not graph.teaches_live(run, edge):  # scored before the epoch, or read from a file
     scores = target["teacher"]
     teacher = teacher._replace(scores=jnp.moveaxis(scores, 1, 0) if edge.kd.all_teachers else scores)
   return jax.lax.stop_gradient(teacher)
 
 
-def edge_outputs(run: graph.Run, given: graph.Given, params: dict, edge: graph.Edge, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
-  """(student, teacher, target) of one edge at epoch 0, before anything was sampled."""
+def edge_outputs(run: graph.Run, given: graph.Given, params: dict, edge: graph.Edge,
+                 batch: Batch) -> tuple[Outputs, Outputs, Batch]:
+  """(student, teacher, target) of one edge at epoch 0, before any sampling."""
   alone = run._replace(kds=((edge.weight, edge.kd),))
   heard = _outputs(alone, given, params, _labelled(batch, given.labels), {}, jnp.zeros((), jnp.int32))[1]
   return next(heard[e.key] for e in graph.edges(alone) if (e.learner, e.teachers) == (edge.learner, edge.teachers))
 
 
 def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_name=None, whole=lambda tree: tree):
-  """([B] base losses, {edge key: (losses, weights) of its rows}) of one batch."""
+  """([B] base losses, {edge key: (losses, weights) of its rows}, {edge key: {name: scalars of its rows}})."""
   batch, dropout = _labelled(batch, given.labels), jax.random.fold_in(rng, 1_000_000)
   dropout = dropout if axis_name is None else jax.random.fold_in(dropout, jax.lax.axis_index(axis_name))
   base, heard = _outputs(run, given, params, batch, targets, epoch, dropout, axis_name)
-  terms = {}
+  terms, scalars = {}, {}
   for j, edge in enumerate(graph.edges(run)):
-    # Methods on representations have loops of lengths that data decide: devices are not to talk there.
+    # Methods on representations have loops with data-dependent trip counts. These differ per device, so the loops must
+    # contain no collectives.
     on_all = whole if edge.kd.rows == "entities" else lambda tree: tree
     student, teacher, target = on_all(heard[edge.key])
     if edge.kd.adapter is not None:
       own, rngs = on_all(params["adapters"][edge.key]), {"noise": jax.random.fold_in(rng, j)}
       student = on_all(edge.kd.adapter.apply({"params": own}, student, teacher, target, rngs=rngs))
-    terms[edge.key] = on_all(_loss(edge, student, teacher, target, axis_name)), target["weight"]
-  losses = [run.loss(base[name], batch) for name in run.learners]
+    loss = on_all(_of_rows(edge.kd, edge.kd.loss, (student, teacher, target), target["weight"], axis_name))
+    loss, scalars[edge.key] = loss if isinstance(loss, tuple) else (loss, {})
+    terms[edge.key] = loss, target["weight"]
+  objective, key = run.objective, jax.random.fold_in(rng, 2_000_000)
+  if axis_name is not None and not objective.in_batch:
+    key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+  losses = [_of_rows(objective, lambda outputs, batch: objective.loss(outputs, batch, key), (base[name], batch),
+                     batch["weight"], axis_name) for name in run.learners]
   for name in run.learners if run.embedding_l2 else ():
-    own = dict(run.networks)[name].apply(graph.variables(given, params, name), method=tasks.embeddings)
-    losses.append(run.embedding_l2 * tasks.embedding_norms(*own, batch))
-  return sum(losses), terms
+    own = dict(run.networks)[name].apply(graph.variables(given, params, name), method=_embedding_l2.embeddings)
+    losses.append(run.embedding_l2 * _embedding_l2.embedding_norms(*own, batch))
+  return sum(losses), terms, scalars
 
 
-def _loss(edge, student, teacher, target, axis_name):
-  """The losses of this device's rows, compared with the rows of all devices if a method compares rows."""
-  if axis_name is None or not edge.kd.in_batch:
-    return edge.kd.loss(student, teacher, target)
-  gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True) if jnp.ndim(x) else x
-  loss = edge.kd.loss(*jax.tree.map(gather, (student, teacher, target)))
-  rows = target["weight"].shape[0]
-  return jax.lax.dynamic_slice_in_dim(loss, jax.lax.axis_index(axis_name) * rows, rows)
+def _of_rows(part, loss, arguments, weight, axis_name):
+  """`loss(*arguments)` of this device's rows. With `in_batch`, the loss sees the rows of all devices."""
+  if axis_name is None or not part.in_batch:
+    return loss(*arguments)
+
+  def gather(x):
+    return jax.lax.all_gather(x, axis_name, tiled=True) if jnp.ndim(x) else x
+
+  rows = weight.shape[0]
+
+  def own(x):
+    return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(axis_name) * rows, rows)
+
+  return jax.tree.map(own, loss(*jax.tree.map(gather, arguments)))
 
 
 def train_step(state: graph.TrainState, given, targets, batch, rng, epoch=0, *, run: graph.Run, axis_name=None,
-               shaped=lambda params: params,  # of the state's parameters those that networks read
-               whole=lambda tree: tree):  # on every device, where tables are split
-  """One optimiser step; (state, mean losses). The only reduction over examples in the code base."""
+               shaped=lambda params: params,  # parameters of the state -> parameters for networks
+               whole=lambda tree: tree):  # replicates a tree on every device if tables are split
+  """One optimiser step: (state, {loss: mean} and {"edge key/name": weighted mean of a scalar}).
+
+  No other code reduces losses over examples.
+  """
   weight_of = {e.key: e.weight(epoch) if callable(e.weight) else e.weight for e in graph.edges(run)}
 
   def total(params):
-    base, terms = per_example_loss(shaped(params), given, batch, targets, jax.random.fold_in(rng, state.step), epoch,
-                                   run=run, axis_name=axis_name, whole=whole)
+    base, terms, scalars = per_example_loss(shaped(params), given, batch, targets, jax.random.fold_in(rng, state.step),
+                                            epoch, run=run, axis_name=axis_name, whole=whole)
     sums = {"base": jnp.sum(batch["weight"] * base)}
     sums |= {key: jnp.sum(weight * loss) for key, (loss, weight) in terms.items()}
-    return run.loss_weight * sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), sums
+    return run.loss_weight * sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), (sums, terms, scalars)
 
-  grads, sums = jax.grad(total, has_aux=True)(state.params)
+  grads, (sums, terms, scalars) = jax.grad(total, has_aux=True)(state.params)
   size = jnp.sum(batch["weight"])
+  named = {f"{key}/{name}": (jnp.sum(terms[key][1] * x), jnp.sum(terms[key][1]))
+           for key, of_edge in scalars.items() for name, x in of_edge.items()}
   if axis_name is not None:
-    grads, sums, size = jax.lax.psum((grads, sums, size), axis_name)
+    grads, sums, size, named = jax.lax.psum((grads, sums, size, named), axis_name)
   if run.reduction == "mean":
     grads = jax.tree.map(lambda g: g / size, grads)
   updates, opt_state = run.optimizer.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  state = state._replace(step=state.step + 1, params=params, opt_state=opt_state)
-  return state, {k: v / size for k, v in sums.items()}
+  state = state._replace(step=state.step + 1, params=params, opt_state=opt_state,
+                         memory=_remember_losses(run, state.memory, batch, terms, axis_name))
+  return state, {k: v / size for k, v in sums.items()} | {k: x / jnp.maximum(w, 1e-9) for k, (x, w) in named.items()}
+
+
+def _remember_losses(run, memory, batch, terms, axis_name):
+  """Stores the losses of the batch's rows in the memory, for methods with `own_loss`."""
+  for edge in graph.edges(run):
+    if edge.kd.own_loss:
+      loss, weight = terms[edge.key]
+      rows, there = batch[f"kd_{edge.kd.rows}"], (weight > 0).astype(jnp.float32)
+      before = memory[edge.key][graph.OWN_LOSS]
+
+      def of_all(x, rows=rows, before=before):
+        return jnp.zeros_like(before).at[rows].add(x)
+
+      sums, counts = of_all(there * loss), of_all(there)
+      if axis_name is not None:
+        sums, counts = jax.lax.psum((sums, counts), axis_name)
+      now = jnp.where(counts > 0, sums / jnp.maximum(counts, 1), before)
+      memory = memory | {edge.key: memory[edge.key] | {graph.OWN_LOSS: now}}
+  return memory
 
 
 def train_epoch(state: graph.TrainState, given, targets, batches: Batch, rng, *, run: graph.Run, **options):
   """Scans `train_step` with `options` over batches [S, B, ...]; (state, {loss: mean over steps}).
 
-  Arrays are flat between steps: there XLA updates 16 numbers at a time, however wide a row; three times as fast.
+  Parameters stay 1-D across scan steps: XLA vectorises flat updates (three times as fast).
   """
-  epoch = state.step // (batches["weight"].shape[0] * run.parts)  # from 0; every epoch has as many steps
-  like = lambda flat, tree: jax.tree.map(lambda x, y: x.reshape(y.shape), flat, tree)
-  shaped = lambda params: like(params, state.params)
-  step = lambda s, b: train_step(s, given, targets, b, rng, epoch, run=run, shaped=shaped, **options)
+  epoch = state.step // (batches["weight"].shape[0] * run.parts)  # from 0; all epochs have the same number of steps
+
+  def like(flat, tree):
+    return jax.tree.map(lambda x, y: x.reshape(y.shape), flat, tree)
+
+  def shaped(params):
+    return like(params, state.params)
+
+  def step(s, b):
+    return train_step(s, given, targets, b, rng, epoch, run=run, shaped=shaped, **options)
+
   flat, losses = jax.lax.scan(step, jax.tree.map(lambda x: x.reshape(-1) if jnp.ndim(x) else x, state), batches)
   return like(flat, state), jax.tree.map(jnp.mean, losses)

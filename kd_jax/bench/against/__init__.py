@@ -1,1 +1,1 @@
-"""The same work in other libraries, one file each, for scripts/bench.py --against. Nothing else imports them."""
+"""The same tasks in other libraries, one file each, for scripts/bench.py --against. Nothing else imports them."""

@@ -1,7 +1,7 @@
-"""What the library implicit does of the same work: an epoch of BPR matrix factorisation, and full ranking.
+"""The tasks that the library implicit shares with kd_jax: an epoch of BPR matrix factorisation, and full ranking.
 
-Its BPR is stochastic gradient descent, sample by sample, on all cores without locks: N samples are an epoch, but not
-the same updates. Its evaluation sorts out the best 50 of every user for NDCG@50 and the like.
+Its BPR is stochastic gradient descent, sample by sample, on all cores without locks. An epoch also has N samples, but
+the updates differ from ours. Its evaluation selects the top 50 of every user for metrics such as NDCG@50.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _CUTOFF = 50
 
 
 def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable[[], interleave.Repeat]]:
-  """{work: what prepares it}: evaluation and the epoch of the plain student."""
+  """{name of a task: function that prepares it}: evaluation, and an epoch of the plain student."""
   call = registry.parse("models", settings.model, "model")
   if call.name != "mf":
     raise InputError(f"--model={settings.model}: implicit has mf")
@@ -45,10 +45,11 @@ def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable
 
 
 def _model(dim, iterations):
-  # implicit adds a bias to the factors.
-  return BayesianPersonalizedRanking(factors=dim, learning_rate=0.05, iterations=iterations, num_threads=interleave.cores())
+  # implicit adds a bias in addition to these factors.
+  return BayesianPersonalizedRanking(factors=dim, learning_rate=0.05, iterations=iterations,
+                                      num_threads=interleave.cores())
 
 
 def machine() -> dict[str, str]:
-  """What does the work."""
+  """The version of the library."""
   return {"implicit": implicit.__version__}

@@ -1,7 +1,7 @@
-"""What RecBole does of the same work: an epoch of its BPR with Adam, and full ranking, as its users run them.
+"""The tasks that RecBole shares with kd_jax: an epoch of BPR with Adam, and full ranking, as its users run them.
 
-Its loaders, trainer and evaluator read our training and validation interactions from its own files. An epoch is `fit`
-of one epoch, without a checkpoint or a log for TensorBoard; of our metrics it has all but F1.
+Its loaders, trainer and evaluator read our training and validation interactions from files in its format. An epoch is
+a `fit` of one epoch, without checkpoint and TensorBoard log. It has all of our metrics except F1.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from kd_jax.bench import interleave
 _NAME = "interactions"
 _CUTOFFS = [5, 10, 20, 50]
 _METRICS = ["Recall", "Precision", "NDCG", "Hit", "MRR", "MAP"]
-_USERS = 100  # ranked at a time; by RecBole's default, 4,096 scores, it would be a single one, several times slower
+_USERS = 100  # ranked at a time; RecBole's default of 4,096 scores is a single user, which is several times slower
 _WARM_SECONDS = 30
 
-# RecBole 1.2.1 makes aliases (np.float) of names that NumPy 2 no longer has; what newer pandas and torch warn it of,
-# missing values and half precision, is not in use here.
+# RecBole 1.2.1 uses names that NumPy 2 has removed. Newer pandas and torch warn about its use of missing values and
+# half precision, which do not occur here.
 np.float_, np.complex_, np.unicode_ = np.float64, np.complex128, np.str_
 warnings.filterwarnings("ignore", module=r"recbole\.")
 
 
 class Prepared(NamedTuple):
-  """RecBole's objects."""
+  """The objects of RecBole."""
 
   trainer: recbole.trainer.trainer.Trainer
   train: recbole.data.dataloader.TrainDataLoader
@@ -49,14 +49,14 @@ class Prepared(NamedTuple):
 
 
 def prepare(dataset: Dataset, dim: int, batch_size: int, **settings) -> Prepared:
-  """RecBole ready to train on `dataset`; the ids of its files are our indices. `settings` are of its own."""
+  """RecBole, ready to train on `dataset`. The ids in its files are our indices. `settings` are RecBole's."""
   values = {
       "embedding_size": dim, "train_batch_size": batch_size, "eval_batch_size": _USERS * (dataset.num_items + 1),
       "metrics": _METRICS, "topk": _CUTOFFS, "epochs": 1, "learning_rate": 1e-3, "weight_decay": 1e-5,
       "show_progress": False, **settings}
   with (tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(sys, "argv", sys.argv[:1]),  # it would take flags such as --model from there
-        mock.patch.object(recbole.trainer.trainer, "get_tensorboard")):  # it would write to the current directory
+        mock.patch.object(sys, "argv", sys.argv[:1]),  # else it would parse our flags, such as --model
+        mock.patch.object(recbole.trainer.trainer, "get_tensorboard")):  # else it would write to the current directory
     names = _write(dataset, pathlib.Path(folder))
     files = {"data_path": folder, "checkpoint_dir": folder, "benchmark_filename": names}
     config = Config("BPR", _NAME, config_dict=values | files)
@@ -66,8 +66,8 @@ def prepare(dataset: Dataset, dim: int, batch_size: int, **settings) -> Prepared
 
 
 def _write(dataset, folder):
-  """RecBole's files of the splits, whose names are returned."""
-  # It knows the ids of its files alone, and wants a test split: ours names every user and every item.
+  """Writes the splits as files for RecBole, and returns their names."""
+  # RecBole knows only ids in its files, and needs a test split: we write one that contains every user and item.
   n = np.arange(max(dataset.num_users, dataset.num_items))
   splits = {"train": dataset.train[:2], "validation": dataset.validation[:2],
             "test": (n % dataset.num_users, n % dataset.num_items)}
@@ -79,7 +79,7 @@ def _write(dataset, folder):
 
 
 def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable[[], interleave.Repeat]]:
-  """{work: what prepares it}: evaluation and the epoch of the plain student."""
+  """{name of a task: function that prepares it}: evaluation, and an epoch of the plain student."""
   call = registry.parse("models", settings.model, "model")
   if call.name != "mf":
     raise InputError(f"--model={settings.model}: beside RecBole there is mf")
@@ -106,5 +106,5 @@ def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable
 
 
 def machine() -> dict[str, str | int]:
-  """What does the work."""
+  """Versions and threads of the libraries."""
   return {"recbole": recbole.__version__, "torch": torch.__version__, "torch_threads": torch.get_num_threads()}

@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional
 
 from kd_jax import registry
-from kd_jax.base import Dataset, InputError
+from kd_jax.base import Dataset, InputError, Interactions
 from kd_jax.bench import interleave
-from kd_jax.metrics import ranked
+from kd_jax.evaluation import metric_names, protocols
 
 _USERS = 64  # scored against all items at a time
 _TEACHER_USERS = 32  # whose candidates the teacher scores at a time
@@ -261,7 +261,13 @@ def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable
   def evaluation():
     student = learned()
     held_users = torch.arange(dataset.num_users).repeat_interleave(layout.starts.diff()).numpy()
-    return lambda: ranked.per_user(held_users, ranks(*student.split(), layout, seen).numpy(), _CUTOFFS) and {}
+    metrics = metric_names.usual("interactions", _CUTOFFS)
+    by_user = Interactions(held_users, layout.items.numpy())
+
+    def found():
+      return protocols.Ranks(by_user, ranks(*student.split(), layout, seen).numpy(), {}, None, 0, None)
+
+    return lambda: protocols.values(found(), metrics, dataset) and {}
 
   def epoch(kd):
     student = learned()

@@ -10,7 +10,7 @@ import pytest
 
 from kd_jax import cli
 from kd_jax.base import InputError
-from kd_jax.runs import loop
+from kd_jax.runs import loop, options
 from kd_jax.storage import checkpoint, run_directory, sealed
 from kd_jax.teachers import make_soft_labels, soft_labels
 
@@ -20,17 +20,18 @@ PARSED = [
     ("--workdri=x", "workdri"), ("--epoch=3", "epoch"), ("--learnig_rate=1", "learnig_rate"),
     ("epochs=3", "stray word 'epochs=3'"),
     ("--epochs 3 7", "stray word '7'"), ("--epochs=x", "--epochs"), ("--epochs=1.5", "--epochs"),
-    ("--epochs=-1", "--epochs=-1: must be positive"), ("--epochs=0", "--epochs=0: must be positive"),
-    ("--learning_rate=nan", "--learning_rate=nan"), ("--learning_rate=inf", "--learning_rate=inf"),
-    ("--learning_rate=-1", "--learning_rate"), ("--learning_rate=0", "--learning_rate"),
-    ("--weight_decay=-1", "--weight_decay"),
-    ("--weight_decay=nan", "--weight_decay"), ("--patience=-1", "--patience"), ("--seed=-1", "--seed"),
-    ("--seed=4294967296", "--seed=4294967296: must be less than 2**32"),
-    ("--batch_size=0", "--batch_size"), ("--negatives=0", "--negatives"), ("--eval_every=0", "--eval_every"),
-    ("--loss=bqr", "bpr, bce, softmax"), ("--kd_per=item", "--kd_per"), ("--reduction=max", "--reduction"),
-    ("--parallel=both", "--parallel"), ("--optimizer=lamb", "--optimizer"), ("--epochs", "epochs"),
+    ("--epochs=-1", "`epochs=-1`: must be positive"), ("--epochs=0", "`epochs=0`: must be positive"),
+    ("--learning_rate=nan", "`learning_rate=nan`"), ("--learning_rate=inf", "`learning_rate=inf`"),
+    ("--learning_rate=-1", "`learning_rate="), ("--learning_rate=0", "`learning_rate="),
+    ("--weight_decay=-1", "`weight_decay="),
+    ("--weight_decay=nan", "`weight_decay="), ("--patience=-1", "`patience="), ("--seed=-1", "`seed="),
+    ("--seed=4294967296", "`seed=4294967296`: must be less than 4,294,967,296"),
+    ("--batch_size=0", "`batch_size="), ("--negatives=0", "`negatives="), ("--eval_every=0", "`eval_every="),
+    ("--loss=bqr", "bce, bpr, cross_entropy, softmax"), ("--kd_per=item", "`kd_per="),
+    ("--reduction=max", "`reduction="), ("--parallel=both", "`parallel="), ("--optimizer=lamb", "`optimizer="),
+    ("--epochs", "epochs"),
     ("--kd=rcedk()", "did you mean rcekd"), ("--kd=kl(temp=1)", "temperature=1.0"), ("--kd=kl(k=x)", "not a literal"),
-    ("--model=mff()", "did you mean mf"), ("--model=mf(dims=2)", "dim=64"), ("--model=", "--model"),
+    ("--model=mff()", "did you mean mf"), ("--model=mf(dims=2)", "dim=64"), ("--model=", "`model=`"),
     ("--data=movielenz", "did you mean movielens"), ("--data=synthetic(n=3)", "no argument 'n'"),
     ("--flagfile=/nowhere/at/all", "/nowhere/at/all")]
 
@@ -52,7 +53,7 @@ def test_flags_are_parsed(flags, tmp_path):
 
 def test_a_flagfile_that_is_no_text_is_refused(flags, tmp_path):
   (tmp_path / "flags.txt").write_bytes(b"--epochs=7\n\xff")
-  with pytest.raises(InputError, match="--flagfile: not a text in UTF-8"):
+  with pytest.raises(InputError, match="`flagfile`: not a text in UTF-8"):
     flags(f"--flagfile={tmp_path / 'flags.txt'}")
 
 
@@ -61,7 +62,7 @@ def elsewhere(tmp_path_factory, flags, small):
   """A run on other data of the same shape."""
   directory = tmp_path_factory.mktemp("elsewhere") / "run"
   data = small[0].replace(")", ", seed=1)")
-  loop.run_training(flags(*small, data, "--epochs=1", f"--workdir={directory}"))
+  loop.train(flags(*small, data, "--epochs=1", f"--workdir={directory}"))
   return directory
 
 
@@ -100,28 +101,29 @@ def bad_labels(tmp_path_factory, labels):
 NEEDS = {"good": "teacher", "elsewhere": "elsewhere", "labels": "labels", "bad": "bad_teacher",
          "bad_labels": "bad_labels"}
 REFUSED = [
-    ("--kd=kl(k=5)", "--kd needs --teacher"), ("--teacher={good}", "no --kd"),
-    ("--kd=kl(k=5) --teacher=/nowhere/run", "--teacher=/nowhere/run"),
+    ("--kd=kl(k=5)", "`kd` needs `teacher=RUN_OR_DIR`"), ("--teacher={good}", "no `kd`"),
+    ("--kd=kl(k=5) --teacher=/nowhere/run", "`teacher=/nowhere/run`"),
     ("--kd=kl(k=5) --teacher={empty}", "neither a run directory nor soft labels"),
     ("--kd=kl(k=5) --teacher={elsewhere}", "other data"),
     ("--kd=kl(k=5) --teacher={bad}", "{bad}: parameters of its best epoch are not finite"),
     ("--kd=rrd(k=3,uninteresting=3,depth=9) --teacher={bad_labels}", "user 5"),
-    ("--kd=rrd(k=3,uninteresting=3,depth=30) --teacher={labels}", "--top_k=30"),
-    ("--kd=kl(k=5) --teacher={labels}", "--exclude_seen=False"),
-    ("--kd=rcekd(k=3,depth=9,sampled=3) --teacher={labels}", "--kd"),
+    ("--kd=rrd(k=3,uninteresting=3,depth=30) --teacher={labels}", "`top_k=30`"),
+    ("--kd=kl(k=5) --teacher={labels}", "`exclude_seen=False`"),
+    ("--kd=rcekd(k=3,depth=9,sampled=3) --teacher={labels}", "`kd`"),
     ("--kd=kl(candidates='most') --teacher={good}", "full, teacher, student"),
-    ("--kd=kl(k=5000) --teacher={good}", "--kd: lists of 5000"), ("--kd=rrd() --teacher={good}", "--kd"),
+    ("--kd=kl(k=5000) --teacher={good}", "`kd`: lists of 5000"), ("--kd=rrd() --teacher={good}", "`kd`"),
     ("--kd=kl(k=0) --teacher={good}", "k"), ("--kd=kl(k=-1) --teacher={good}", "k"),
     ("--kd=kl(k=2.5) --teacher={good}", "k"),
     ("--kd=kl(temperature=0) --teacher={good}", "temperature"), ("--kd=kl(k='a') --teacher={good}", "k"),
     ("--kd=rrd(k=9,uninteresting=3,depth=5) --teacher={good}", "depth"),
     ("--kd=rcekd(k=9,depth=5,sampled=3) --teacher={good}", "depth"), ("--model=mf(dim=0)", "dim"),
     ("--model=mf(dim=-3)", "dim"), ("--model=mf(dim=1.5)", "dim"), ("--model=mf(dim='a')", "dim"),
-    ("--model=pop() --kd=kl(k=5) --teacher={good}", "--model=pop()"),
-    ("--monitor=auc@10", "--monitor"), ("--monitor=ndcg", "--monitor"),
-    ("--data=synthetic(users=50,items=60,ratios=(1.0,0.0,0.0))", "empty"), ("--data=synthetic(users=-5)", "--data"),
-    ("--profile --epochs=2", "--profile: a trace of the third epoch"),
-    ("--workdir={file}", "{file}"), ("--workdir={taken}", "not empty"), ("--batch_size=10", "--batch_size=10")]
+    ("--model=pop() --kd=kl(k=5) --teacher={good}", "`model=pop()`"),
+    ("--monitor=auc@10", "`monitor`"), ("--monitor=ndcg", "`monitor`"),
+    ("--data=synthetic(users=50,items=60,ratios=(1.0,0.0,0.0))", "empty"),
+    ("--data=synthetic(users=-5)", "`data`: synthetic needs positive integers"),
+    ("--profile --epochs=2", "`profile`: a trace of the third epoch"),
+    ("--workdir={file}", "{file}"), ("--workdir={taken}", "not empty"), ("--batch_size=10", "`batch_size=10`")]
 
 
 @pytest.mark.parametrize(("arguments", "said"), REFUSED)
@@ -136,7 +138,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(arguments, said, flags, small,
   if "--batch_size=10" in own:
     monkeypatch.setattr(jax, "device_count", lambda: 4)
   with pytest.raises(InputError) as error:
-    loop.run_training(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
+    loop.train(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
   message = str(error.value)
   assert said.format(**places) in message and len(message.splitlines()) == 1
   left = {p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
@@ -144,7 +146,7 @@ def test_wrong_runs_are_refused_and_leave_nothing(arguments, said, flags, small,
 
 
 def test_a_changed_flag_is_refused_by_name_and_a_finished_run_is_left_alone(flags, small, tmp_path):
-  run = lambda *own: loop.run_training(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
+  run = lambda *own: loop.train(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
   first = run()
   kept = ("metrics.jsonl", "manifest.json", "flags.txt", "run.json", "result.json")
   contents = lambda: {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.name in kept}
@@ -153,21 +155,22 @@ def test_a_changed_flag_is_refused_by_name_and_a_finished_run_is_left_alone(flag
   for changed in ("--learning_rate=0.5", "--seed=1", "--model=mf(dim=5)"):
     with pytest.raises(InputError, match="other flags") as error:
       run(changed)
-    assert changed.partition("(")[0] in str(error.value)
+    assert f"`{changed.partition('(')[0][2:]}" in str(error.value)
   assert contents() == before
 
 
 def test_flags_of_a_run_are_the_same_however_they_are_written(flags, small, tmp_path, monkeypatch):
-  values = lambda teacher, kd="0.5*kl( ) + rrd()": flags(*small, f"--teacher={teacher}", f"--kd={kd}")
+  values = lambda teacher, kd="0.5*kl( ) + rrd()": options.texts(flags(*small, f"--teacher={teacher}", f"--kd={kd}"))
+  check = lambda texts: run_directory.check_flags("run", texts, {}, 3, True)
   info = {key: [] for key in ("hashes", "teacher", "features", "init_from", "versions", "devices")}
   (tmp_path / "run").mkdir()
   run_directory.start(tmp_path / "run", values(tmp_path / "a", "0.5*kl(\n) + rrd()"), info)
   monkeypatch.chdir(tmp_path)
   for teacher in ("a", "./a", f"{tmp_path}/a/", "run/../a"):
-    run_directory.check_flags("run", values(teacher))
+    check(values(teacher))
   for teacher in ("b", "run/a", "a,a", "file:a"):
-    with pytest.raises(InputError, match="other flags: --teacher="):
-      run_directory.check_flags("run", values(teacher))
+    with pytest.raises(InputError, match="other flags: `teacher="):
+      check(values(teacher))
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -206,6 +209,7 @@ def test_scripts_end_with_one_line_and_status_two(name, arguments, said, script,
 
 
 def test_usage_names_every_flag():
-  values = cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, "Directory of the run."))
-  text = cli.usage("Trains.", values)
-  assert all(f"--{name}=" in text for name in values)
+  definition = cli.define(cli.FIT, cli.PROCESSES, seeds=cli.flag("integer", 1, "How many."))
+  text = cli.usage("Trains.", definition)
+  assert {"flagfile", "data", "coordinator", "seeds"} < set(definition)
+  assert all(f"--{name}=" in text for name in definition)

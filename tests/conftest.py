@@ -1,11 +1,13 @@
 """What all tests share: one CPU device, a cache of this session only, small data, scripts as processes."""
 
+import functools
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent import futures
 from importlib import metadata
 
 import numpy as np
@@ -23,7 +25,29 @@ except metadata.PackageNotFoundError:  # a checkout that is not installed: proce
   os.environ["PYTHONPATH"] = os.pathsep.join(x for x in (str(ROOT), os.environ.get("PYTHONPATH")) if x)
 
 
+_SECOND_CORE = futures.ThreadPoolExecutor(1)
+_BEGUN = {}
+
+
+def pytest_collection_finish(session):
+  """Starts what takes processes of its own, one after another, while other tests run.
+
+  A test file has `BESIDE`, {key: function}, and its tests ask the fixture `beside` for what the functions returned.
+  """
+  if not session.config.option.collectonly:
+    for module in dict.fromkeys(item.module for item in session.items):
+      for key, function in getattr(module, "BESIDE", {}).items():
+        _BEGUN[module.__name__, key] = _SECOND_CORE.submit(function)
+
+
+@pytest.fixture(scope="module")
+def beside(request):
+  """beside(key): what a function of the file's `BESIDE` returned, when it has."""
+  return lambda key: _BEGUN[request.module.__name__, key].result()
+
+
 def pytest_unconfigure(config):
+  _SECOND_CORE.shutdown(cancel_futures=True)
   shutil.rmtree(_CACHE, ignore_errors=True)
 
 
@@ -43,6 +67,14 @@ def real_data():
   if not folder.is_dir():
     pytest.skip(f"no real data: set KD_JAX_DATA to a folder of source files ({folder} does not exist)")
   return folder
+
+
+@functools.cache
+def bpr():
+  """The usual base loss: one object, so that runs in several tests compile once."""
+  from kd_jax.objectives.bpr import bpr
+
+  return bpr()
 
 
 def quickly(function, **options):
@@ -114,14 +146,10 @@ def wide(make_dataset):
 
 @pytest.fixture(scope="session")
 def flags():
-  """flags("--workdir=x", ...) parsed as scripts/train.py does."""
+  """flags("--workdir=x", ...): the options of a run, parsed as scripts/train.py does."""
   from kd_jax import cli
 
-  def parse(*arguments):
-    values = cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""))
-    return cli.parse(values, [str(a) for a in arguments])
-
-  return parse
+  return lambda *arguments: cli.parse_fit([str(a) for a in arguments])
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +165,7 @@ def teacher(tmp_path_factory, flags, small):
   from kd_jax.runs import loop
 
   directory = tmp_path_factory.mktemp("teacher") / "run"
-  loop.run_training(flags(*small, "--model=mf(dim=16)", f"--workdir={directory}"))
+  loop.train(flags(*small, "--model=mf(dim=16)", f"--workdir={directory}"))
   return directory
 
 

@@ -48,6 +48,13 @@ def test_the_worked_example_works(tmp_path, real_data):
     run(command)
 
 
+def test_the_program_of_the_page_on_python_works(tmp_path, real_data):
+  commands, run = follow(ROOT / "docs/python.md", tmp_path, real_data)
+  assert not commands
+  assert 0 < float(run("python in_python.py").splitlines()[-1].split()[0]) < 1
+  assert {path.name for path in tmp_path.iterdir()} == {"in_python.py", "scripts"}  # without a workdir
+
+
 def test_processes_and_split_tables_are_what_the_page_on_scale_says(tmp_path, real_data):
   commands, run = follow(ROOT / "docs/scale.md", tmp_path, real_data)
   assert len(commands) == 4 and "127.0.0.1:7654" in commands[0] and commands[0].endswith("& done; wait)")
@@ -85,49 +92,107 @@ def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
   assert float(re.search(r"validation .*ndcg@10 ([\d.]+)", said)[1]) > 0.12  # popularity: 0.1
 
 
-OVERVIEW, *SECTIONS = (ROOT / "RESULTS.md").read_text().split("\n## ")
-RESULTS = [section for section in SECTIONS if "scripts/reproduce.py" in section]
+PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs/results").glob("*.md")) if path.stem != "README"}
+INDEX = (ROOT / "RESULTS.md").read_text()
 
 
-def first_table(section):
+def first_table(page):
   """The cells of its head and of its rows."""
-  head, rows = re.search(r"^(\| row .*\n)\| --- .*\n((?:\|.*\n)+)", section, re.MULTILINE).groups()
+  head, rows = re.search(r"^(\| row .*\n)\| --- .*\n((?:\|.*\n)+)", page, re.MULTILINE).groups()
   return [[cell.strip() for cell in line.split("|")[1:-1]] for line in (head + rows).splitlines()]
 
 
 def test_the_results_are_what_their_commands_say():
-  """Every command names the rows that stand below it, and a folder that no other table has."""
+  """A page has the name of its table; its command names the rows of the page, and a folder of its own."""
   folders = set()
-  for section in RESULTS:
-    command = re.search(r"scripts/reproduce.py (.*)", section)[1]
+  for name, page in PAGES.items():
+    command = re.search(r"scripts/reproduce.py (.*)", page)[1]
     given = dict(flag.removeprefix("--").split("=", 1) for flag in shlex.split(command))
+    assert name == given["table"] or ("rows" in given and name.startswith(f"{given['table']}_"))
     table = toml_file.load(given["table"])
     table = toml_file.choose(table, given["rows"].split(",")) if "rows" in given else table
-    assert [cells[0] for cells in first_table(section)[1:]] == [row["row"] for row in table["row"]]
+    assert [cells[0] for cells in first_table(page)[1:]] == [row["row"] for row in table["row"]]
     assert given["workdir"] not in folders, f"{given['workdir']} holds the runs of another table"
     folders.add(given["workdir"])
   assert len(folders) > 8
 
 
-def test_the_results_begin_with_what_their_sections_say():
-  lines = re.findall(r"^\| \[.*", OVERVIEW, re.MULTILINE)
-  for line, section in zip(lines, RESULTS, strict=True):
-    heading = section.partition("\n")[0]
-    anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-    head, *rows = first_table(section)
+def test_every_table_has_a_page_of_results():
+  elsewhere = set(re.findall(r"--table=(\w+)", (ROOT / "docs/settings.md").read_text()))
+  tables = {path.stem for path in (ROOT / "configs/tables").glob("*.toml")}
+  assert tables - elsewhere == tables & set(PAGES)
+
+
+def test_the_index_of_results_is_what_the_pages_say():
+  lines = re.findall(r"^\| \[.*", INDEX, re.MULTILINE)
+  linked = [re.search(r"\]\(docs/results/(\w+)\.md\)", line)[1] for line in lines]
+  assert sorted(linked) == sorted(PAGES)
+  for line, name in zip(lines, linked, strict=True):
+    page = PAGES[name]
+    heading, verdict, *_ = page.split("\n\n")
+    head, *rows = first_table(page)
     transfer = next(i for i, name in enumerate(head) if name.startswith("transfer"))
     best = max(((float(row[transfer]), row[0]) for row in rows if row[transfer]), default=None)
-    seeds = re.search(r"^(One|\d+) seeds?,", section, re.MULTILINE)[1].replace("One", "1")
-    within = re.search(r"^(\d+ of \d+) values are within the tolerance that", section, re.MULTILINE)
-    told = [f"[{heading}](#{anchor})", str(len(rows)), seeds, within[1] if within else "",
-            f"{best[1]}: {best[0]:.2f}" if best else ""]
+    seeds = re.search(r"^(One|\d+) seeds?,", page, re.MULTILINE)[1].replace("One", "1")
+    within = re.search(r"^(\d+ of \d+) values are within the tolerance that", page, re.MULTILINE)
+    assert verdict.startswith("**")
+    told = [f"[{heading.removeprefix('# ')}](docs/results/{name}.md)", str(len(rows)), seeds,
+            within[1] if within else "", f"{best[1]}: {best[0]:.2f}" if best else "", " ".join(verdict.split())]
     assert line == f"| {' | '.join(told)} |"
 
 
-@pytest.mark.parametrize("name", [
-    "README.md", "CONTRIBUTING.md", "docs/add_a_loss.md", "docs/import_a_teacher.md", "docs/scale.md",
-    "docs/settings.md"])
+def test_the_count_of_values_within_the_tolerance_is_that_of_the_verdicts():
+  for name, page in PAGES.items():
+    verdicts = re.findall(r"\| (within|above|below) \|$", page, re.MULTILINE)
+    counts = re.findall(r"(\d+) of (\d+) values are within", page)
+    assert bool(verdicts) == bool(counts), name
+    assert set(counts) <= {(str(verdicts.count("within")), str(len(verdicts)))}, name
+
+
+def test_the_table_that_the_page_on_tables_shows_is_one(tmp_path):
+  text, = blocks(ROOT / "docs/tables.md", "toml")
+  (tmp_path / "own.toml").write_text(text)
+  assert [row["row"] for row in toml_file.load(str(tmp_path / "own.toml"))["row"]] == ["teacher", "student", "rrd"]
+
+
+def test_the_page_on_tables_lists_all_of_them():
+  listed = re.findall(r"^\| `(\w+)` \|", section("docs/tables.md", "All tables"), re.MULTILINE)
+  assert sorted(listed) == sorted(path.stem for path in (ROOT / "configs/tables").glob("*.toml"))
+
+
+def section(name, heading):
+  return (ROOT / name).read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+DOCUMENTS = [str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/**/*.md") for path in sorted(ROOT.glob(pattern))]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
 def test_paths_named_in_documents_exist(name):
   for path in re.findall(r"`((?:kd_jax|configs|scripts|docs|tests)/[\w/.]+)`", (ROOT / name).read_text()):
     if "NAME" not in path and "confident" not in path:
       assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_of_documents_lead_somewhere(name):
+  """Relative links, and the headings that they name."""
+  text = re.sub(r"^```.*?^```$", "", (ROOT / name).read_text(), flags=re.DOTALL | re.MULTILINE)
+  for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    path, _, anchor = link.partition("#")
+    if "://" not in link:
+      target = ROOT / name if not path else (ROOT / name).parent / path
+      assert target.exists(), link
+      assert not anchor or anchor in anchors(target.read_text()), link
+
+
+def anchors(text):
+  """Of all headings, as GitHub makes them."""
+  headings = re.findall(r"^#+ (.*)", text, re.MULTILINE)
+  return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_site_has_every_page():
+  """As mkdocs.yml says: the menu names each page of docs/ once."""
+  named = re.findall(r"([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+  assert sorted(named) == sorted(str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").glob("**/*.md"))

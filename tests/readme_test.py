@@ -1,4 +1,4 @@
-"""The README holds: its commands run as written, in a copy of the repository, and what it names is there."""
+"""README and pages hold: their commands run as written, in a copy of the repository, and what they name is there."""
 
 import importlib.util
 import json
@@ -8,13 +8,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+# Read one after the other, from the top.
+_DOCS = ("command_line", "labelled", "devices", "content", "tables", "extend")
+PAGES = {name: (ROOT / name).read_text() for name in ("README.md", *(f"docs/{page}.md" for page in _DOCS))}
+README = PAGES["README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 PATH = re.compile(r"[\w.-]+(/[\w.-]+)*(/|/[\w.-]+|\.(csv|flags|jsonl?|md|py|toml|txt))")
@@ -24,8 +28,9 @@ DISTILLED, CLOSED = ("kl", "rrd", "rcekd"), 0.5  # the share of the quickstart's
 
 
 class Command(NamedTuple):
-  """A command line of the README, as a reader would type it."""
+  """A command line of a page, as a reader would type it."""
 
+  page: str
   text: str
 
   @property
@@ -44,51 +49,63 @@ def typed(text: str) -> list[str]:
 
 
 def commands() -> list[Command]:
-  """Every command of the README, in its order: those of bash blocks and those within the text."""
-  found = [(m.start(), c) for m in FENCE.finditer(README) if m[1] == "bash" for c in typed(m[2])]
-  blanked = FENCE.sub(lambda m: " " * len(m[0]), README)
-  found += [(m.start(), " ".join(m[1].split())) for m in INLINE.finditer(blanked)
-            if m[1].startswith("python scripts/")]
-  return [Command(text) for _, text in sorted(found, key=lambda pair: pair[0])]
+  """Every command of the bash blocks, in their order; one that stands on several pages is typed once."""
+  found = {}
+  for page, text in PAGES.items():
+    for m in FENCE.finditer(text):
+      for command in typed(m[2]) if m[1] == "bash" else ():
+        found.setdefault(command, page)
+  return [Command(page, text) for text, page in found.items()]
 
 
 COMMANDS = commands()
 
 
 class Reader:
-  """Someone who follows the README from its top in `folder`, as far as asked."""
+  """Someone who follows the pages from the top in `folder`."""
 
   def __init__(self, folder: pathlib.Path):
-    self.folder, self.done = folder, []
+    self.folder = folder
     data = pathlib.Path(os.environ.get("KD_JAX_DATA") or ROOT.parent / "shared" / "data")
     path = f"{pathlib.Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     self.environment = os.environ | {"PATH": path} | ({"KD_JAX_DATA": str(data)} if data.is_dir() else {})
-
-  def run(self, command: Command) -> subprocess.CompletedProcess:
-    """What became of the command; runs it, and all before it, if that has not been done."""
-    position = COMMANDS.index(command)
-    for step in COMMANDS[len(self.done) : position + 1]:
-      self.done.append(subprocess.run(
-          ["bash", "-euc", step.text], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-          capture_output=True, text=True, timeout=SECONDS))
-    return self.done[position]
+    self.done = {command: subprocess.run(
+        ["bash", "-euc", command.text], cwd=folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
+        text=True, timeout=SECONDS) for command in COMMANDS}
+    self.program = subprocess.run([sys.executable, "-c", PROGRAM], cwd=folder, env=self.environment,
+                                  capture_output=True, text=True)
 
 
-@pytest.fixture(scope="module")
-def reader(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("readme") / "kd_jax"
+PROGRAM, = (m[2] for m in FENCE.finditer(README) if m[1] == "python" and m[2].startswith("import kd_jax"))
+
+
+def follow():
+  """Runs every command in a copy of the repository."""
+  folder = pathlib.Path(tempfile.mkdtemp(prefix="kd_jax_readme_")) / "kd_jax"
   listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT,
                           capture_output=True, text=True, check=True).stdout
   for name in filter(None, listed.split("\0")):
     if (ROOT / name).is_file():  # a file may be deleted and not yet committed
       (folder / name).parent.mkdir(parents=True, exist_ok=True)
       shutil.copy2(ROOT / name, folder / name)
-  for m in FENCE.finditer(README):
-    if m[1] == "python":
-      name = re.findall(r"save it\s+as\s+`(\w+\.py)`", README[: m.start()])[-1]
-      (folder / name).write_text(m[2])
+  for text in PAGES.values():
+    for m in FENCE.finditer(text):
+      names = re.findall(r"^# (\w+\.py)$", m[2].split("\n")[0]) or re.findall(
+          r"Save it as `(\w+\.py)`", text[: m.start()])[-1:]
+      if m[1] == "python" and names and m[2] != PROGRAM:
+        (folder / names[0]).write_text(m[2])
   write_log(folder / "log.csv")
   return Reader(folder)
+
+
+BESIDE = {"reader": follow}
+
+
+@pytest.fixture(scope="module")
+def reader(beside):
+  reader = beside("reader")
+  yield reader
+  shutil.rmtree(reader.folder.parent, ignore_errors=True)
 
 
 def write_log(path):
@@ -106,13 +123,13 @@ def write_log(path):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=[c.name for c in COMMANDS])
 def test_command_succeeds(reader, command):
-  done = reader.run(command)
+  done = reader.done[command]
   assert done.returncode == 0, f"{command.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
 def quickstart(reader):
   command, = (c for c in COMMANDS if "--table=quickstart" in c.text)
-  assert reader.run(command).returncode == 0
+  assert reader.done[command].returncode == 0
   return reader.folder / re.search(r"--workdir=(\S+)", command.text)[1]
 
 
@@ -140,12 +157,11 @@ def test_quickstart_writes_table_and_figure(reader):
 
 
 def test_every_file_that_is_named_exists(reader):
-  reader.run(COMMANDS[-1])
-  prose = FENCE.sub("", README)
+  prose = FENCE.sub("", README)  # other pages: docs_test
   named = {m[1].rstrip("/") for m in INLINE.finditer(prose) if PATH.fullmatch(m[1])}
   links = re.findall(r"\]\(([^)#\s][^)\s]*)\)", prose)
   named |= {link.partition("#")[0] for link in links if "://" not in link}
-  assert {"CONTRIBUTING.md", "metrics.jsonl", "configs/tables"} <= named
+  assert {"CONTRIBUTING.md", "docs/notebooks"} <= named
   places = reader.folder, reader.folder / "scripts", reader.folder / "runs" / "distilled"
   assert [name for name in sorted(named) if not any((place / name).exists() for place in places)] == []
 
@@ -158,21 +174,32 @@ def test_every_flag_that_is_named_exists():
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     known |= set(script.FLAGS)
-  without = re.sub(r"XLA_FLAGS=\S+", "", README)  # the compiler's own
+  without = re.sub(r"XLA_FLAGS=\S+", "", "".join(PAGES.values()))  # the compiler's own
   named = set(re.findall(r"(?<![\w-])--(\w+)", without))
   assert {"data", "model", "kd", "teacher", "workdir"} <= named
   assert sorted(named - known) == []
 
 
 @pytest.mark.short
-def test_every_table_and_extra_that_is_named_exists():
-  tables = {path.stem for path in (ROOT / "configs" / "tables").glob("*.toml")}
-  section = README.partition("\n## Tables\n")[2].partition("\n## ")[0]
-  listed = set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
-  assert listed and listed == tables
-  assert set(re.findall(r"--table=(\w+)", README)) <= tables
-  for extra in re.findall(r"install -e \"?\.\[(\w+)\]", README):
+def test_every_extra_that_is_named_exists():
+  for extra in re.findall(r"install -e \"?\.\[(\w+)\]", "".join(PAGES.values())):
     assert re.search(rf'"{extra}": \[', (ROOT / "setup.py").read_text()), extra
+
+
+@pytest.mark.short
+def test_the_readme_is_short():
+  assert len(README.splitlines()) <= 110
+
+
+def test_the_program_in_python_runs_as_written(reader):
+  """In Python and on the command line the README trains the same student."""
+  assert len(PROGRAM.splitlines()) <= 10
+  done = reader.program
+  assert done.returncode == 0, done.stderr
+  (command,) = (c for c in COMMANDS if "evaluate.py --run=runs/distilled --teacher" in c.text)
+  assert reader.done[command].returncode == 0
+  on_disk = json.loads((reader.folder / "runs/distilled/test.json").read_text())["metrics"]["ndcg@10"]
+  assert float(done.stdout.splitlines()[-1].split()[0]) == pytest.approx(on_disk, abs=1e-3)
 
 
 @pytest.mark.short

@@ -37,20 +37,20 @@ def test_sums_keep_their_order_and_weights(text, terms):
 @pytest.mark.parametrize(("text", "said"), [
     ("rcedk()", "did you mean rcekd"), ("nonsense()", "'nonsense'"), ("kl(tmperature=1)", "temperature=1.0"),
     ("kl(2.0)", "needs its argument's name"), ("kl(k=nan)", "nan is not a literal"), ("kl(k=x)", "x is not a literal"),
-    ("kl(k=[y])", "not a literal"), ("kl(k=2**9)", "not a literal"), ("kl(**{'k': 1})", "needs its"), ("kl(", "--kd"),
-    ("'kl'", "not a name or a call"), ("kl()()", "not a name or a call"), ("kl() rrd()", "--kd"), ("kl\0", "--kd"),
+    ("kl(k=[y])", "not a literal"), ("kl(k=2**9)", "not a literal"), ("kl(**{'k': 1})", "needs its"), ("kl(", "`kd="),
+    ("'kl'", "not a name or a call"), ("kl()()", "not a name or a call"), ("kl() rrd()", "`kd="), ("kl\0", "`kd="),
     ("linear_schedule(77, end_value=1.0)*kl()", "77 needs its argument's name"),
     ("linear_schedule(**{}, end_value=1.0)*kl()", "{} needs its"), ("nan*kl()", "nan is not a literal"),
     ("'a'*kl()", "is not a number"), ("True*kl()", "is not a number"),
-    ("1e999*kl()", "not finite"), ("kl()*2", "--kd"), ("kl() - rrd()", "--kd"), ("kl() +", "--kd"), ("+", "--kd"),
+    ("1e999*kl()", "not finite"), ("kl()*2", "`kd="), ("kl() - rrd()", "`kd="), ("kl() +", "`kd="), ("+", "`kd="),
     ("nowhere_at_all.loss()", "cannot import nowhere_at_all"), ("os.nothing_there()", "has no 'nothing_there'"),
-    ("kl(k=__import__('os'))", "not a literal"), ("__import__('os').system('x')", "--kd"), ("lists", "'lists'"),
-    ("kl(k=1, k=2)", "--kd"), ("kl(k={'a': 1})", "--kd"), ("os.path", "--kd"), ("1e999*kl(k=1)", "--kd")])
+    ("kl(k=__import__('os'))", "not a literal"), ("__import__('os').system('x')", "`kd="), ("lists", "'lists'"),
+    ("kl(k=1, k=2)", "`kd="), ("kl(k={'a': 1})", "`kd="), ("os.path", "`kd="), ("1e999*kl(k=1)", "`kd=")])
 def test_wrong_calls_are_refused_naming_the_flag(text, said):
   with pytest.raises(InputError) as error:
     registry.parse_sum("losses", text, "kd")
   message = str(error.value)
-  assert message.startswith("--kd=") and said in message and len(message.splitlines()) == 1
+  assert message.startswith("`kd=") and said in message and len(message.splitlines()) == 1
 
 
 def test_arguments_of_the_frame_cannot_be_given():
@@ -91,8 +91,9 @@ def test_what_a_factory_refuses_is_an_error_of_input(own):
     registry.build("losses", registry.parse("losses", "kl(candidates='most')", "kd"))
 
 
-@pytest.mark.parametrize("package", ["losses", "models", "data"])
+@pytest.mark.parametrize("package", sorted(registry.KINDS))
 def test_every_name_builds_what_its_signature_says(package):
+  assert registry.names(package)
   for name in registry.names(package):
     assert registry.signature(package, name) is not None
     factory = registry._factory(package, name)

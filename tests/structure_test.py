@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -53,8 +54,9 @@ def test_imports_have_no_cycle():
 
 
 # Folders (and the modules at the top) from the bottom up: each imports only from those before it.
-ORDER = ("base", "registry", "storage", "data", "models", "losses", "metrics", "objectives", "callbacks", "cli", "ranking",
-         "training", "devices", "teachers", "evaluation", "serving", "runs", "tables", "bench")
+ORDER = ("base", "registry", "storage", "data", "models", "losses", "objectives", "metrics", "label_metrics",
+         "optimizers", "schedules", "callbacks", "ranking", "training", "devices", "teachers", "evaluation", "serving",
+         "runs", "cli", "tables", "bench")
 
 
 def test_folders_import_in_one_direction():
@@ -65,12 +67,36 @@ def test_folders_import_in_one_direction():
   assert up == []
 
 
-@pytest.mark.parametrize("folder", ["losses", "metrics", "callbacks"])
+@pytest.mark.parametrize("folder", ["losses", "objectives", "metrics", "label_metrics", "optimizers", "schedules",
+                                    "callbacks"])
 def test_what_is_extended_knows_only_the_types(folder):
-  known = ("kd_jax.base", f"kd_jax.{folder}.")
+  package = f"kd_jax.{folder}"
+  assert package in GRAPH
   for module, imported in GRAPH.items():
-    if module.startswith(f"kd_jax.{folder}."):
-      assert all(i.startswith(known) for i in imported), module
+    if module == package or module.startswith(f"{package}."):
+      known = {"kd_jax.base", "kd_jax.registry"} if module == package else {"kd_jax.base"}
+      assert all(i in known or i.startswith(f"{package}.") for i in imported), module
+
+
+def test_only_the_command_line_knows_of_flags():
+  knowing = {path for path, tree in TREES.items() if "absl" in {name.partition(".")[0] for name in imports(tree)}}
+  assert knowing == {ROOT / "kd_jax" / "cli.py"}
+
+
+SPEAKS_OF_FLAGS = {ROOT / "kd_jax" / "cli.py", ROOT / "kd_jax" / "tables" / "toml_file.py"}  # a table holds flags
+
+
+def test_errors_of_the_library_name_arguments_not_flags():
+  """`epochs=0`: only the command line turns it into --epochs=0."""
+  for path in PACKAGE:
+    if path in SPEAKS_OF_FLAGS or (ROOT / "kd_jax" / "bench") in path.parents:
+      continue
+    for node in ast.walk(TREES[path]):
+      made = isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] == "InputError"
+      if made or isinstance(node, ast.Raise):
+        for text in ast.walk(node):
+          flag = isinstance(text, ast.Constant) and isinstance(text.value, str) and re.search("--[A-Za-z]", text.value)
+          assert not flag, f"{path}:{node.lineno}: {flag and text.value}"
 
 
 def test_few_modules_stand_at_the_top():

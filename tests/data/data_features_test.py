@@ -123,6 +123,6 @@ def own_model(num_users, user_features=None, width=2):
 
 def test_a_factory_gets_the_features_it_asks_for(loaded):
   spec = FeatureSpec(("colour", "shop"), (4, 7), (("text", 5), ("price", 1)))
-  assert loading.build_module("data_features_test.own_model(width=3)", loaded) == (CONTEXTS, spec, 3)
+  assert loading.build_model("data_features_test.own_model(width=3)", loaded) == (CONTEXTS, spec, 3)
   with pytest.raises(InputError, match="no argument 'user_features'"):
-    loading.build_module("data_features_test.own_model(user_features=3)", loaded)
+    loading.build_model("data_features_test.own_model(user_features=3)", loaded)

@@ -65,7 +65,7 @@ def test_a_bad_row_is_named_and_is_left_out_only_when_allowed(tmp_path, name):
   path = write(tmp_path, HEADER + GOOD + row + tail)
   with pytest.raises(InputError) as error:
     read(path)
-  assert f"--data: {path}:5: " in str(error.value) and reason in str(error.value)
+  assert f"`data`: {path}:5: " in str(error.value) and reason in str(error.value)
   assert "\n" not in str(error.value)
   log = read(path, max_bad_rows=1)
   assert len(log.bad_rows) == 1 and reason in log.bad_rows[0]
@@ -88,7 +88,7 @@ def test_one_more_bad_row_than_allowed_stops(tmp_path):
     (HEADER + b"u" * (1 << 20), ":2: the line is longer"),
 ])
 def test_broken_headers_and_empty_files(tmp_path, content, message):
-  with pytest.raises(InputError, match="--data: ") as error:
+  with pytest.raises(InputError, match="`data`: ") as error:
     read(write(tmp_path, content))
   assert message in str(error.value)
 
@@ -190,7 +190,7 @@ def test_gowalla_files(tmp_path):
     {"delimiter": ""}, {"delimiter": '"'}, {"max_bad_rows": -1}, {"max_bad_rows": True},
 ])
 def test_wrong_arguments(arguments):
-  with pytest.raises(InputError, match="--data"):
+  with pytest.raises(InputError, match="`data`"):
     registry.build("data", registry.Call("interactions", tuple({"path": "x.csv", **arguments}.items())))
 
 

@@ -164,7 +164,7 @@ def test_only_the_content_counts_where_a_canonical_form_is_given(tmp_path):
 
 
 def test_a_wrong_data_folder_is_named(tmp_path):
-  with pytest.raises(InputError, match=r"--data_dir=.*nowhere: no such folder"):
+  with pytest.raises(InputError, match=r"`data_dir=.*nowhere`: no such folder"):
     data.load("movielens", data_dir=tmp_path / "nowhere", cache_dir=tmp_path)
   (tmp_path / "u.data").write_bytes(b"196\t242\t3\t881250949\n")
   with pytest.raises(InputError, match=r"u\.data: sha256"):

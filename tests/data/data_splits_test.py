@@ -115,12 +115,12 @@ def test_a_leak_in_a_given_split_is_not_cleaned_away():
 
 def test_empty_splits_are_refused_unless_asked_for():
   log = random_log(6, rows=300)
-  with pytest.raises(InputError, match="--data: the test split is empty"):
+  with pytest.raises(InputError, match="`data`: the test split is empty"):
     store.process(Recipe(None, ratios=(0.9, 0.1, 0)), log)
   _, parts, _ = store.process(Recipe(None, ratios=(0.9, 0, 0.1)), log)
   assert not (parts == VALIDATION).any()
   tiny = Log(np.arange(5), np.arange(5), list("abcde"), list("vwxyz"))
-  with pytest.raises(InputError, match="--data: the validation split is empty"):
+  with pytest.raises(InputError, match="`data`: the validation split is empty"):
     store.process(Recipe(None), tiny)
 
 
@@ -130,7 +130,7 @@ def test_empty_splits_are_refused_unless_asked_for():
     {"min_item": 2.5}, {"split_seed": -1}, {"min_rating": "4"}, {"min_rating": 4},
 ])
 def test_wrong_arguments_are_input_errors(change):
-  with pytest.raises(InputError, match="--data"):
+  with pytest.raises(InputError, match="`data`"):
     store.process(Recipe(None, **change), random_log(0))
   with pytest.raises(InputError, match="needs time stamps"):
     store.process(Recipe(None, split="temporal"), random_log(0)._replace(timestamps=None))

@@ -24,7 +24,7 @@ def test_columns_are_named_or_numbered(tmp_path):
     ("a,b\n", "holds no texts"), ("", "no column 'a'")])
 def test_wrong_texts_are_refused_with_file_and_line(tmp_path, content, message):
   (tmp_path / "t.csv").write_text(content)
-  with pytest.raises(InputError, match=f"--texts=.*t.csv:? ?{message}"):
+  with pytest.raises(InputError, match=f"`texts=.*t.csv`:? ?{message}"):
     embed_text.read(tmp_path / "t.csv", "a", "b")
 
 
@@ -33,7 +33,7 @@ def test_texts_that_cannot_be_read_are_refused(tmp_path):
   for name, encoding in (("none.csv", "utf-8"), ("t.csv", "utf-8"), ("t.csv", "no-such")):
     with pytest.raises(InputError, match="cannot be read"):
       embed_text.read(tmp_path / name, "a", "b", encoding=encoding)
-  with pytest.raises(InputError, match=r"--out=x\.csv"):
+  with pytest.raises(InputError, match=r"`out=x\.csv`"):
     embed_text.embed(str(tmp_path / "t.csv"), "x.csv", "a", "b", ",", "latin-1")
 
 

@@ -35,7 +35,7 @@ def vectors(dataset, tmp_path_factory):
 @pytest.fixture
 def train(flags, small, tmp_path):
   def run(name, *own):
-    loop.run_training(flags(*small, MODEL, f"--workdir={tmp_path / name}", *own))
+    loop.train(flags(*small, MODEL, f"--workdir={tmp_path / name}", *own))
     return tmp_path / name
 
   return run
@@ -81,7 +81,7 @@ BAD = {
 @pytest.mark.parametrize("message", BAD)
 def test_wrong_files_are_refused_in_one_line(dataset, tmp_path, message):
   np.savez(tmp_path / "bad.npz", **BAD[message])
-  with pytest.raises(InputError, match=f"--features=.*bad.npz: .*{message}") as error:
+  with pytest.raises(InputError, match=f"`features=.*bad.npz`: .*{message}") as error:
     feature_files.attach(dataset, {"features": str(tmp_path / "bad.npz")})
   assert "\n" not in str(error.value)
 
@@ -93,14 +93,14 @@ def test_files_that_are_none_are_refused(dataset, vectors, tmp_path):
   for name, message in (("none.npy", "no such file"), ("short.npy", f"7 rows, but the data has {dataset.num_items}"),
                         ("torn.npz", "cannot be read"), ("header.npy", "cannot be read"),
                         ("text.csv", "a file .npy, or .npz")):
-    with pytest.raises(InputError, match=f"--features=.*{name}: .*{message}"):
+    with pytest.raises(InputError, match=f"`features=.*{name}`: .*{message}"):
       feature_files.attach(dataset, {"features": str(tmp_path / name)})
   with pytest.raises(InputError, match="there are features 'text' of items already"):
     feature_files.attach(dataset, {"features": f"{vectors},{vectors}"})
 
 
 def test_a_model_without_use_for_features_and_one_without_features_are_refused(train, vectors, tmp_path):
-  with pytest.raises(InputError, match=r"--features: --model=mf\(dim=4\) has no use for it"):
+  with pytest.raises(InputError, match=r"`features`: `model=mf\(dim=4\)` has no use for it"):
     train("run", "--model=mf(dim=4)", f"--features={vectors}")
   with pytest.raises(InputError, match="ids=False leaves nothing"):
     train("run", "--model=two_tower(ids=False)")
@@ -134,7 +134,7 @@ def test_a_run_finds_the_features_that_it_was_trained_with(train, vectors, tmp_p
 
 def test_a_run_on_cold_items_is_told_how_it_does_on_them(flags, tmp_path):
   data_call = "synthetic(users=60, items=120, interactions_per_user=16, split='cold_items', ratios=(0.6, 0.2, 0.2))"
-  loop.run_training(flags(f"--data={data_call}", "--model=pop()", f"--workdir={tmp_path / 'run'}"))
+  loop.train(flags(f"--data={data_call}", "--model=pop()", f"--workdir={tmp_path / 'run'}"))
   found = run_report.evaluate_run(str(tmp_path / "run"))["metrics"]
   lost = data.load(data_call, splits=("train", "test"))
   never = len(set(lost.test.items.tolist()) - set(lost.train.items.tolist()))
@@ -155,7 +155,7 @@ def test_a_teacher_with_content_teaches_a_student_of_ids_and_the_other_way_round
   module, variables = loading.network(str(content), dataset)
   assert module.item_features.vectors == (("text", 6),)
   np.testing.assert_allclose(np.linalg.norm(variables["constants"]["item"]["text"], axis=1), 1, rtol=1e-5)
-  with pytest.raises(InputError, match=r"content: saw other item_features than .* give --data="):
+  with pytest.raises(InputError, match=r"content: saw other item_features than .* give `data="):
     loading.load(str(content), dataset._replace(hashes=dataset.hashes | {"item_features": "0"}))
   back = train("back", f"--features={vectors}", "--model=two_tower(dim=4, ids=False)", RRD, f"--teacher={teacher}")
   assert run_directory.read_info(back)["features"][0]["known"] == dataset.num_items

@@ -1,5 +1,6 @@
 """Several devices give the result of one, under jit and pmap: plain runs, every method, mutual learners, sequences."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -13,12 +14,25 @@ PLAIN, MUTUAL = ("plain sum", "plain mean"), ("student", "peer")
 SEQUENCES, SAMPLED = ("sequences",), ("sampled items",)
 
 
-@pytest.mark.parametrize(("devices", "names"), [(2, ("rrd", "rkd")), (4, ()), (8, ("rrd", "de"))])
-def test_several_devices_give_the_result_of_one(devices, names):
-  # Compiling is nearly all of the time here, hence without XLA's costly passes.
+CASES = {2: ("rrd", "rkd"), 4: (), 8: ("rrd", "de")}  # methods on so many devices; (): everything
+
+
+def on_devices(devices, *arguments, file=__file__):
+  """The finished process of a test file that is run as a program on virtual devices.
+
+  Compiling is nearly all of its time, hence without XLA's costly passes.
+  """
   flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-  done = subprocess.run([sys.executable, __file__, *names], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True,
-                        text=True)
+  found = {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}  # other tests
+  return subprocess.run([sys.executable, file, *arguments], env=os.environ | found, capture_output=True, text=True)
+
+
+BESIDE = {devices: functools.partial(on_devices, devices, *names) for devices, names in CASES.items()}
+
+
+@pytest.mark.parametrize(("devices", "names"), CASES.items())
+def test_several_devices_give_the_result_of_one(devices, names, beside):
+  done = beside(devices)
   assert done.returncode == 0, done.stderr[-3000:]
   found = json.loads(done.stdout.splitlines()[-1])
   from kd_jax import registry
@@ -73,7 +87,7 @@ def compare(names):
   for name, reduction in zip(() if names else PLAIN, () if names else ("sum", "mean"), strict=True):
     run, given, state = contract.build(dataset, first, learners=(name,))
     measure(run._replace(reduction=reduction), given, state)
-  kds = {name: contract.default(name)._replace(learner=name) for name in names or registry.names("losses")
+  kds = {name: dataclasses.replace(contract.default(name), learner=name) for name in names or registry.names("losses")
          if not contract.default(name).labels}
   for together in (False, True):
     chosen = tuple(name for name, kd in kds.items() if kd.all_teachers == together)
@@ -118,7 +132,7 @@ def test_a_batch_that_does_not_divide_is_refused(devices, monkeypatch):
   from kd_jax.devices import parallel
 
   monkeypatch.setattr(jax, "device_count", lambda: devices)
-  with pytest.raises(InputError, match=f"--batch_size=10: not divisible by the {devices} devices"):
+  with pytest.raises(InputError, match=f"`batch_size=10`: not divisible by the {devices} devices"):
     parallel.compile_epoch.__wrapped__(None, "jit", 10)
 
 
@@ -131,11 +145,11 @@ def test_several_processes_train_with_jit_alone(own, small, monkeypatch, tmp_pat
   from kd_jax.runs import setup, sweep
 
   monkeypatch.setattr(jax, "process_count", lambda: 2)
-  values = cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""), seeds=("integer", 1, ""),
-                                sweep=("string", "", "")), [*small, *own, f"--workdir={tmp_path}/run"])
-  [(_, [point])] = sweep.points(values)
-  with pytest.raises(InputError, match="--parallel=pmap: several processes train with --parallel=jit"):
-    setup.setup(point)
+  definition = cli.define(cli.FIT, sweep=cli.flag("string", "", ""))
+  values = definition.parse([*small, *own, f"--workdir={tmp_path}/run"])
+  [(_, [point])] = sweep.points(cli.options_of(cli.FitOptions, values), values.sweep, 1)
+  with pytest.raises(InputError, match="`parallel=pmap`: several processes train with `parallel=jit`"):
+    setup.prepare(point)
 
 
 if __name__ == "__main__":

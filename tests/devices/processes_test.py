@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import resume_test
 
+from kd_jax import cli
 from kd_jax.base import InputError
 from kd_jax.devices import processes
 from kd_jax.storage import checkpoint, run_directory
@@ -107,15 +108,16 @@ def test_one_is_asked_to_stop_and_both_save_and_end(small, tmp_path, both):
 # One process ends in the way that --workdir names, while the other one does something else.
 ENDING = """
 import sys, time
-from kd_jax import base, cli, processes
+from kd_jax import base, cli
+from kd_jax.devices import processes
 ending = dict(interrupted=KeyboardInterrupt, refused=base.InputError("what is wrong"), broken=OSError("unforeseen"))
 def main(values):
-  with processes.joined(values):
+  with processes.joined(cli.options_of(cli.ProcessOptions, values), cli.as_flags):
     if processes.is_first():
       time.sleep(60)
     raise ending[values.workdir]
 sys.argv = sys.argv[2:]
-cli.run(main, "", cli.define(cli.TRAIN, workdir=("string", None, "")))
+cli.run(main, "", cli.define(cli.FIT, cli.PROCESSES))
 """
 
 
@@ -177,9 +179,10 @@ def test_a_process_does_not_show_an_error_beside_the_line_of_another_one(monkeyp
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
-    (["--num_processes=2"], "need --coordinator"),
+    (["--num_processes=2"], "need `coordinator=HOST:PORT`"),
     (["--coordinator=here", "--num_processes=2", "--process_id=0"], "HOST:PORT"),
     (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], "0..N-1")])
-def test_what_does_not_fit_together_is_refused(wrong, said, small, flags, tmp_path):
-  with pytest.raises(InputError, match=said), processes.joined(flags(*small, *wrong, f"--workdir={tmp_path}/run")):
+def test_what_does_not_fit_together_is_refused(wrong, said, small, tmp_path):
+  values = cli.define(cli.FIT, cli.PROCESSES).parse([*small, *wrong, f"--workdir={tmp_path}/run"])
+  with pytest.raises(InputError, match=said), processes.joined(cli.options_of(cli.ProcessOptions, values)):
     pass

@@ -1,5 +1,7 @@
 """--shard_tables: each device holds its rows of every table and of its moments, and none ever a whole one."""
 
+import dataclasses
+import functools
 import json
 import os
 import re
@@ -7,7 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
-from parallel_test import CLOSE
+from parallel_test import CLOSE, on_devices
 
 DEVICES, USERS, ITEMS, BATCH, DIM = 4, 3002, 2001, 64, 8  # devices do not divide the rows
 MODELS = ("mf", "lightgcn")
@@ -16,11 +18,15 @@ COLLECTIVES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatte
 
 def virtual(devices):
   flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-  return os.environ | {"XLA_FLAGS": flags}
+  return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": os.pathsep.join(sys.path)}  # other tests
 
 
-def test_split_tables_are_trained_as_whole_ones_are():
-  done = subprocess.run([sys.executable, __file__], env=virtual(DEVICES), capture_output=True, text=True)
+BESIDE = {"split": functools.partial(on_devices, DEVICES, file=__file__),
+          "loops": functools.partial(on_devices, DEVICES, "de", "htd", "freqd", file=__file__)}
+
+
+def test_split_tables_are_trained_as_whole_ones_are(beside):
+  done = beside("split")
   assert done.returncode == 0, done.stderr[-3000:]
   found = [json.loads(line) for line in done.stdout.splitlines()]
   assert [(case["model"], case["distilled"]) for case in found] == [(m, d) for m in MODELS for d in (False, True)]
@@ -88,10 +94,9 @@ def collectives(compiled):
   return [int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes]
 
 
-def test_devices_do_not_talk_in_loops_of_methods_and_of_ranking():
+def test_devices_do_not_talk_in_loops_of_methods_and_of_ranking(beside):
   """There two could wait for each other in one place and two in another, for ever."""
-  done = subprocess.run([sys.executable, __file__, "de", "htd", "freqd"], env=virtual(DEVICES), capture_output=True,
-                        text=True)
+  done = beside("loops")
   assert done.returncode == 0, done.stderr[-3000:]
   for of_step, of_loops in json.loads(done.stdout):  # training, ranks of held-out items
     assert of_step > 0 and len(of_loops) > 0 and not any(of_loops), (of_step, of_loops)
@@ -109,13 +114,13 @@ def count_in_loops(names):
 
   dataset = conftest.build_dataset(num_users=300, num_items=950, train=1)
   drawn = contract.draw(dataset)
-  kds = {name: contract.default(name)._replace(learner=name) for name in names}
+  kds = {name: dataclasses.replace(contract.default(name), learner=name) for name in names}
   models = "mf(dim=64, init_std=0.5)", "mf(dim=16, init_std=0.5)"  # of 64 rows a method's own matrices are split too
   run, given, state = contract.build(dataset, jax.tree.map(lambda x: x[0], drawn), *kds.values(), learners=tuple(kds),
                                      models=models)
   run, given = table_sharding.split(run, given, state.params["networks"])
-  state = parallel.place(state._replace(**table_sharding.place_rows({"params": state.params, "opt_state": state.opt_state})),
-                         run)
+  tables = table_sharding.place_rows({"params": state.params, "opt_state": state.opt_state})
+  state = parallel.place(state._replace(**tables), run)
   epoch = jax.jit(parallel.compile_epoch(run, "jit", contract.BATCH))
   student = dict(run.networks)[names[0]], graph.variables(given, state.params, names[0])
   held = rank.held_out(dataset.validation, [dataset.train], 950)[0]
@@ -148,7 +153,7 @@ def test_a_split_run_goes_on_with_another_number_of_devices(small, teacher, scri
   from kd_jax.storage import checkpoint, run_directory
 
   distilled = [*small, "--kd=rrd(k=5, uninteresting=5, depth=30)", f"--teacher={teacher}"]
-  loop.run_training(flags(*distilled, f"--workdir={tmp_path}/whole"))
+  loop.train(flags(*distilled, f"--workdir={tmp_path}/whole"))
   for devices, epochs in ((4, 1), (2, 3)):
     done = script("train", *distilled, f"--epochs={epochs}", "--shard_tables", f"--workdir={tmp_path}/split",
                   env=virtual(devices))
@@ -177,16 +182,16 @@ def begin(arguments):
   import jax
 
   from kd_jax import cli
-  from kd_jax.runs import epochs, loop, setup
+  from kd_jax.runs import epoch, loop, setup
 
-  values = cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, "")), arguments)
+  values = cli.parse_fit(arguments)
   guard = lambda: jax.transfer_guard_device_to_device("disallow_explicit")
   with guard():
-    ready = setup.setup(values)
-  sources = epochs.sources(ready)  # lists, which are not split
+    ready = setup.prepare(values)
+  draw = epoch.drawer(ready)  # ranks lists, which are not split
   with guard():
-    training = loop._begin(values, ready, sources)
-  targets, state = training.draw(training.state, 1, 0)[2], training.state
+    training = loop._begin(ready, draw, {})
+  targets, state = training.draw(training.state, 0, 0).targets, training.state
   tables = [x[name][side] for x, name in ((ready.given.params, "teacher"), (state.params["networks"], "student"))
             for side in ("user", "item")] + [fields["items"] for _, fields in sorted(targets.items())]
   print(json.dumps([[part.data.shape[0] for part in x.addressable_shards] for x in tables]))

@@ -3,11 +3,14 @@
 All networks are matrix factorisations, so that a hand-written step is a few lines of NumPy in float64.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import bpr
 
 from kd_jax import data, registry
 from kd_jax.base import PEER, STUDENT, TEACHER
@@ -15,7 +18,6 @@ from kd_jax.losses.bd import bd
 from kd_jax.losses.ensemble import ensemble
 from kd_jax.losses.gated import gated
 from kd_jax.losses.kl import kl
-from kd_jax.objectives import tasks
 from kd_jax.runs import loop
 from kd_jax.storage import checkpoint, run_directory
 from kd_jax.training import graph, step
@@ -38,7 +40,7 @@ def make(learners, edges, kds, optimizer=None):
   """(run, given, state) of networks by name."""
   names = dict.fromkeys([*learners, *(name for edge in edges for name in edge)])
   build = lambda name: registry.build("models", registry.Call("mf", (("dim", WIDTHS[name]),)), num_users=U, num_items=I)
-  run = graph.Run(tuple((name, build(name)) for name in names), learners, edges, kds, tasks.bpr,
+  run = graph.Run(tuple((name, build(name)) for name in names), learners, edges, kds, bpr(),
                   optimizer or optax.sgd(RATE), "sum")
   to_jax = lambda name: jax.tree.map(jnp.float32, tables(name))
   given = graph.Given({name: to_jax(name) for name in names if name not in learners}, {})
@@ -111,7 +113,7 @@ def test_mutual_learning_is_one_step_of_each_towards_what_the_other_said():
 
 def test_a_method_of_one_learner_leaves_the_other_to_its_base_loss():
   names = STUDENT, PEER
-  run, given, state = make(names, (names, names[::-1]), ((0.7, FULL._replace(learner=PEER)),))
+  run, given, state = make(names, (names, names[::-1]), ((0.7, dataclasses.replace(FULL, learner=PEER)),))
   assert [e.learner for e in graph.edges(run)] == [PEER]
   networks = take_step(run, given, state)[0].params["networks"]
   a, b = tables(names[0]), tables(names[1])
@@ -223,7 +225,7 @@ def test_a_run_of_a_chain_learns_from_the_run_before(protocol, teacher, flags, s
   The last run has one batch an epoch and hardly moves: its loss is that of the parameters it saves.
   """
   middle, last = CHAINS[protocol]
-  run = lambda place, of, *own: loop.run_training(flags(
+  run = lambda place, of, *own: loop.train(flags(
       *small, "--kd=kl(temperature=2.0, candidates='full')", f"--teacher={of}", f"--workdir={tmp_path / place}", *own))
   run("middle", teacher, f"--model={middle}")
   run("last", tmp_path / "middle", f"--model={last}", "--epochs=1", "--batch_size=4096", "--optimizer=sgd",

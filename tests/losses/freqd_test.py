@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import quickly
+from conftest import bpr, quickly
 
 from kd_jax import registry
 from kd_jax.base import STUDENT, TEACHER, Outputs
 from kd_jax.data import neighbours
 from kd_jax.losses.freqd import freqd
-from kd_jax.objectives import tasks
-from kd_jax.training import graph, optimizers, step
+from kd_jax.optimizers.sgd import sgd
+from kd_jax.training import graph, step
 
 USERS, ITEMS, DS, DT, K = 30, 25, 3, 5, 2
 
@@ -83,7 +83,7 @@ def setup(data, **options):
                                    num_users=USERS, num_items=ITEMS)
   kd = freqd(neighbours=K, hidden=1.4, **options)
   run = graph.Run(((STUDENT, build(DS)), (TEACHER, build(DT))), (STUDENT,),
-                  ((STUDENT, TEACHER),), ((1.0, kd),), tasks.bpr, optimizers.make("sgd", 1.0, 0.0),
+                  ((STUDENT, TEACHER),), ((1.0, kd),), bpr(), sgd(1.0, 0.0, None),
                   "sum")
   rng = np.random.default_rng(1)
   users, items = rng.permutation(USERS)[:6], rng.permutation(ITEMS)[:8].reshape(4, 2)

@@ -1,5 +1,6 @@
 """Every distillation method on batches of labelled data, found by file name, and what such batches are."""
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -14,10 +15,11 @@ from conftest import build_labelled, quickly
 from kd_jax import registry
 from kd_jax.base import STUDENT, TEACHER, InputError, Outputs
 from kd_jax.evaluation import protocols
-from kd_jax.objectives import tasks
+from kd_jax.objectives import bce, softmax
 from kd_jax.teachers import loading
 from kd_jax.training import batches, graph, kd_targets, step
 
+LOGISTIC = bce()  # one object, so that equal runs compile once
 CONTEXTS, LABELS, BATCH = 40, 950, 16
 
 
@@ -25,9 +27,9 @@ def make_run(dataset, *kds, learners=(STUDENT,)):
   """MLPs of width 8 and a live teacher; two if the methods hear all at once."""
   widths = dict.fromkeys(learners, 8) | {TEACHER: 12}
   widths |= {"teacher2": 10} if kds and kds[0].all_teachers else {}
-  modules = {name: loading.build_module(f"mlp(hidden=({width},))", dataset) for name, width in widths.items()}
+  modules = {name: loading.build_model(f"mlp(hidden=({width},))", dataset) for name, width in widths.items()}
   edges = tuple((name, other) for name in learners for other in modules if other not in learners)
-  return graph.Run(tuple(modules.items()), learners, edges, tuple((1.0, kd) for kd in kds), tasks.logistic,
+  return graph.Run(tuple(modules.items()), learners, edges, tuple((1.0, kd) for kd in kds), LOGISTIC,
                    optax.sgd(0.1), "sum")
 
 
@@ -84,7 +86,7 @@ class Found(NamedTuple):
 
 def measure(data, names) -> dict[str, Found]:
   """Of methods with their default arguments, a learner for each, named after it: one program trains them apart."""
-  kds = (contract.default(name)._replace(learner=name) for name in names)
+  kds = (dataclasses.replace(contract.default(name), learner=name) for name in names)
   run, given, state, batch = build(data, *kds, learners=names)
   sources = kd_targets.prepare(run, data, given)
   lists = kd_targets.learner_lists(run, state.params, given, sources, 0, None)
@@ -156,7 +158,8 @@ def test_labels_are_those_of_the_candidates(data, candidates):
     seen.update(batch, scores=teacher.scores)
     return student.scores.sum(axis=1)
 
-  kd = registry.build("losses", registry.Call("masked_soft_labels", (("candidates", candidates),)))._replace(loss=loss)
+  kd = registry.build("losses", registry.Call("masked_soft_labels", (("candidates", candidates),)))
+  kd = dataclasses.replace(kd, loss=loss)
   run, given, state, batch = build(data, kd)
   sources = kd_targets.prepare(run, data, given)
   targets = kd_targets.targets(jax.random.key(1), state.params, given, sources, kd_targets.Lists({}, {}), {}, 0, run=run)
@@ -207,10 +210,10 @@ def test_every_context_of_training_is_in_one_batch():
 def test_base_losses_of_labels():
   scores, labels = np.array([[2.0, -1.0, 0.5], [0.3, 0.0, -4.0]]), np.array([[1.0, 0, 1], [0, 0, 0]])
   log_p, log_q = -np.log1p(np.exp(-scores)), -np.log1p(np.exp(scores))
-  found = tasks.logistic(Outputs(jnp.asarray(scores)), {"labels": labels})
+  found = bce().loss(Outputs(jnp.asarray(scores)), {"labels": labels}, jax.random.key(0))
   np.testing.assert_allclose(found, -(labels * log_p + (1 - labels) * log_q).mean(axis=1), rtol=1e-6)
   log_softmax = scores[0] - np.log(np.exp(scores[0]).sum())
-  found = tasks.label_softmax(Outputs(jnp.asarray(scores)), {"labels": labels})
+  found = softmax().loss(Outputs(jnp.asarray(scores)), {"labels": labels}, jax.random.key(0))
   np.testing.assert_allclose(found, [-(log_softmax[0] + log_softmax[2]) / 2, 0], rtol=1e-6)
 
 

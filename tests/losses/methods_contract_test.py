@@ -12,13 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import quickly
+from conftest import bpr, quickly
 
 import kd_jax.losses
 from kd_jax import registry
 from kd_jax.base import KD, STUDENT, TEACHER, Outputs
 from kd_jax.data import index, neighbours
-from kd_jax.objectives import tasks
 from kd_jax.teachers import loading
 from kd_jax.training import batches, graph, kd_targets, sequence_batches, step
 
@@ -36,10 +35,10 @@ def build(dataset, batch, *kds, learners=(STUDENT,), models=MODELS):
   """(run, given, state): students of the first model and a random live teacher; two if the methods hear all at once."""
   calls = dict.fromkeys(learners, models[0]) | {TEACHER: models[1]}
   calls |= {"teacher2": models[2]} if kds and kds[0].all_teachers else {}
-  modules = {name: loading.build_module(call, dataset) for name, call in calls.items()}
+  modules = {name: loading.build_model(call, dataset) for name, call in calls.items()}
   others = tuple(name for name in modules if name not in learners)
   run = graph.Run(tuple(modules.items()), learners, tuple((name, t) for name in learners for t in others),
-                  tuple((WEIGHT, kd) for kd in kds), tasks.bpr, OPTIMIZER, "sum")
+                  tuple((WEIGHT, kd) for kd in kds), bpr(), OPTIMIZER, "sum")
   constants = {name: jax.tree.map(jnp.asarray, loading.constants(m, dataset)) for name, m in modules.items()}
   alone = run._replace(learners=others, kds=(), edges=())
   alike = {name: batch[name] for name in ("users", "items")}  # teachers may read histories of another length

@@ -241,7 +241,7 @@ def test_padding_rows_of_zeros_change_nothing_and_are_finite(name, options):
 
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_an_entity_met_twice_counts_once_or_twice_by_its_weight(name, options):
-  """Weight 0 at the second place, as --kd_per=user gives it: the published sum over distinct entities."""
+  """Weight 0 at the second place, as `kd_per="user"` gives it: the published sum over distinct entities."""
   m = make(name, options)
   twice = lambda x: np.concatenate([x, x[-1:]])
   again = types.SimpleNamespace(**vars(m) | {"s": twice(m.s), "t": twice(m.t)})

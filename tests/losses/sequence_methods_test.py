@@ -1,6 +1,7 @@
 """Every method on batches of sequences, and the loss over all items."""
 
 import functools
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import optax
 import pytest
 from conftest import quickly
 
-from kd_jax.base import STUDENT, TEACHER, InputError
+from kd_jax.base import STUDENT, TEACHER, InputError, Outputs
 from kd_jax.data import index
-from kd_jax.objectives import tasks
+from kd_jax.objectives import bce, cross_entropy
 from kd_jax.teachers import loading
 from kd_jax.training import batches, graph, kd_targets, step
 
+MODULE = importlib.import_module("kd_jax.objectives.cross_entropy")  # its function has the same name
 LENGTH = 4
 MODELS = {False: ("sasrec(dim=8, length=4, blocks=1)", "hstu(dim=12, length=3, blocks=1)"),  # by all_teachers
           True: ("gru4rec(dim=8, length=4)", "hstu(dim=12, length=3, blocks=1)", "mf(dim=10)")}
@@ -59,9 +61,9 @@ def test_every_method_teaches_on_batches_of_sequences(wide, all_teachers):
 
 @pytest.mark.parametrize("name", [n for n in contract.NAMES if reads_labels(n)])
 def test_methods_that_read_labels_are_refused(wide, name):
-  run = graph.Run((), (STUDENT,), ((STUDENT, TEACHER),), ((1.0, contract.default(name)),), tasks.bce,
+  run = graph.Run((), (STUDENT,), ((STUDENT, TEACHER),), ((1.0, contract.default(name)),), bce(),
                   contract.OPTIMIZER, "sum")
-  with pytest.raises(InputError, match=r"--kd: the method reads true labels, and .* is not labelled data"):
+  with pytest.raises(InputError, match=r"`kd`: the method reads true labels, and .* is not labelled data"):
     kd_targets.check(run, wide)
 
 
@@ -69,8 +71,8 @@ def test_devices_of_pmap_have_dropout_masks_of_their_own(wide):
   batch = jax.tree.map(lambda x: x[0], contract.draw(wide, LENGTH))
   twice = jax.tree.map(lambda x: jnp.stack([x, x]), batch)
   for dropout, equal in ((0.0, True), (0.5, False)):
-    module = loading.build_module(f"sasrec(dim=8, length=4, blocks=1, dropout={dropout})", wide)
-    run = graph.Run(((STUDENT, module),), (STUDENT,), (), (), tasks.bce, contract.OPTIMIZER, "sum")
+    module = loading.build_model(f"sasrec(dim=8, length=4, blocks=1, dropout={dropout})", wide)
+    run = graph.Run(((STUDENT, module),), (STUDENT,), (), (), bce(), contract.OPTIMIZER, "sum")
     given = graph.Given({}, {STUDENT: jax.tree.map(jnp.asarray, loading.constants(module, wide))})
     params = step.init(jax.random.key(0), run, given, batch).params
     losses = lambda b, p=params, g=given, r=run: step.per_example_loss(
@@ -86,8 +88,8 @@ def test_a_loss_of_all_items_is_the_softmax_over_them(make_dataset):
   plan = batches.plan(0, 1, data.train, 8, "interaction")
   drawn = batches.draw(jax.random.key(0), plan, *batches.to_device(data.train, 5, 7), seen, negatives=0, num_items=7)
   assert drawn["items"].shape == (2, 8, 1)
-  run = graph.Run(((STUDENT, loading.build_module("mf(dim=3, init_std=0.8)", data)),), (STUDENT,), (), (),
-                  tasks.cross_entropy, optax.sgd(1.0), "sum", all_items=True)
+  run = graph.Run(((STUDENT, loading.build_model("mf(dim=3, init_std=0.8)", data)),), (STUDENT,), (), (),
+                  cross_entropy(), optax.sgd(1.0), "sum")
   first = jax.tree.map(lambda x: x[0], drawn)
   state = step.init(jax.random.key(0), run, graph.Given({}, {}), first)
   after, losses = step.train_step(state, graph.Given({}, {}), {}, first, jax.random.key(1), run=run)
@@ -109,10 +111,10 @@ def test_products_give_the_softmax_over_all_items_in_parts_that_are_never_whole(
   rng = np.random.default_rng(0)
   query, table, weight = rng.normal(size=(48, 3)), rng.normal(size=(500, 3)), rng.random(48)
   batch = {"items": jnp.asarray(rng.integers(500, size=(48, 1)))}
-  monkeypatch.setattr(tasks, "_SCORES", 9 * 500)  # nine rows: 48 has parts of eight
+  monkeypatch.setattr(MODULE, "_SCORES", 9 * 500)  # nine rows: 48 has parts of eight
 
   def total(query, table):
-    losses = tasks.product_cross_entropy(step.Outputs(query @ table.T, query, table), batch)
+    losses = cross_entropy().of_products(Outputs(query @ table.T, query, table), batch, jax.random.key(0))
     return losses @ weight, losses
 
   compiled = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True)).lower(*map(jnp.float32, (query, table))).compile()
@@ -130,11 +132,12 @@ def test_a_run_with_the_loss_of_all_items_learns(flags, small, tmp_path, monkeyp
   from kd_jax.runs import loop, setup
   from kd_jax.storage import run_directory
 
-  monkeypatch.setattr(tasks, "_SCORES", 100 * 240)  # parts of batches of 256
-  for model, loss in (("gru4rec(dim=4)", tasks.product_cross_entropy), ("neumf(dim=4)", tasks.cross_entropy)):
-    ready = setup.setup(flags(*small, f"--model={model}", "--loss=cross_entropy"))
-    assert ready.run.loss is loss and ready.run.all_items
-  loop.run_training(flags(*small, "--model=sasrec(dim=8, length=8, blocks=1)", "--loss=cross_entropy",
-                                f"--workdir={tmp_path}/run"))
+  monkeypatch.setattr(MODULE, "_SCORES", 100 * 240)  # parts of batches of 256
+  base = setup.objective("cross_entropy", "interactions")
+  for model, loss in (("gru4rec(dim=4)", base.of_products), ("neumf(dim=4)", base.loss)):
+    ready = setup.prepare(flags(*small, f"--model={model}", "--loss=cross_entropy"))
+    assert ready.run.objective.loss is loss and ready.run.objective.all_items
+  loop.train(flags(*small, "--model=sasrec(dim=8, length=8, blocks=1)", "--loss=cross_entropy",
+                   f"--workdir={tmp_path}/run"))
   lines = [line["loss"]["base"] for line in run_directory.read_metrics(tmp_path / "run")]
   assert 0 < lines[-1] < lines[0] < 1.5 * np.log(240)

@@ -10,11 +10,19 @@ from sklearn.metrics import ndcg_score
 from kd_jax import registry
 from kd_jax.base import InputError, Interactions
 from kd_jax.data import index
-from kd_jax.evaluation import protocols
-from kd_jax.metrics import ranked
+from kd_jax.evaluation import metric_names, protocols
+from kd_jax.metrics import transfer
+from kd_jax.metrics._held_out import lay_out
 from kd_jax.ranking import rank
 
 USERS, ITEMS, CUTOFFS = 70, 40, (1, 3, 10)
+METRICS = metric_names.usual("interactions", CUTOFFS)
+
+
+def per_user(users, items, ranks, metrics=METRICS):
+  """(evaluated users [V], {name: values [V]}) of held-out interactions."""
+  found = lay_out(users, items, ranks)
+  return found.users, {name: metric.value(found) for name, metric in metrics.items()}
 
 
 def brute_ranks(scores, held, masked):
@@ -47,7 +55,7 @@ def case():
 def test_metrics_are_those_of_ir_measures(case):
   scores, held, masked = case
   ranks = brute_ranks(scores, held, masked)
-  evaluated, values = ranked.per_user(held.users, ranks, CUTOFFS)
+  evaluated, values = per_user(*held[:2], ranks)
   assert evaluated.tolist() == sorted(set(held.users.tolist())) and 3 not in evaluated
   qrels = {str(u): {str(i): 1 for i in held.items[held.users == u]} for u in evaluated}
   for k in CUTOFFS:
@@ -72,7 +80,7 @@ def test_metrics_are_those_of_ir_measures(case):
 
 def test_ndcg_is_that_of_scikit_learn(case):
   scores, held, masked = case
-  evaluated, values = ranked.per_user(held.users, brute_ranks(scores, held, masked), CUTOFFS)
+  evaluated, values = per_user(*held[:2], brute_ranks(scores, held, masked))
   for row, user in enumerate(evaluated):
     order = sorted((i for i in range(ITEMS) if i not in masked[user]), key=lambda i: (-scores[user, i], i))
     relevant = np.isin(order, held.items[held.users == user]).astype(float)
@@ -83,7 +91,7 @@ def test_ndcg_is_that_of_scikit_learn(case):
 
 def of(ranks, k):
   users = np.zeros(len(ranks), int)
-  values = ranked.per_user(users, np.array(ranks), (k,))[1]
+  values = per_user(users, np.arange(len(ranks)), np.array(ranks), metric_names.usual("interactions", (k,)))[1]
   return {name.partition("@")[0]: value[0] for name, value in values.items()}
 
 
@@ -117,24 +125,26 @@ def test_more_held_out_items_than_places_can_still_be_perfect_in_ndcg():
                                   "hit@5(sampled 0)", "hit@5(sampled)"])
 def test_wrong_names_are_refused(name):
   with pytest.raises(ValueError, match="is not a metric"):
-    ranked.parse(name)
+    metric_names.read(name, "interactions")
 
 
 def test_names_are_parsed():
-  assert [ranked.parse(f"{n}@20") for n in ranked.NAMES] == [(n, 20, 0) for n in ranked.NAMES]
-  assert ranked.parse("hit@5(sampled 499)") == ("hit", 5, 499)
-  assert set(of([0], 1)) == set(ranked.NAMES)
+  read = lambda name: metric_names.read(name, "interactions")
+  call = lambda name, k: registry.Call(name, (("k", k),))
+  assert [read(f"{n}@20") for n in metric_names.NAMES] == [(call(n, 20), 0, f"{n}@20") for n in metric_names.NAMES]
+  assert read("hit@5(sampled 499)") == (call("hit", 5), 499, "hit@5")
+  assert set(of([0], 1)) == set(metric_names.NAMES) == set(registry.names("metrics"))
 
 
 def test_transfer_ratio_is_the_share_of_the_gap():
-  assert ranked.transfer_ratio(teacher=0.5, student=0.3, distilled=0.4) == pytest.approx(0.5)
-  assert ranked.transfer_ratio(0.5, 0.3, 0.2) == pytest.approx(-0.5)
-  assert np.isnan(ranked.transfer_ratio(0.3, 0.3, 0.4))
+  assert transfer.transfer_ratio(teacher=0.5, student=0.3, distilled=0.4) == pytest.approx(0.5)
+  assert transfer.transfer_ratio(0.5, 0.3, 0.2) == pytest.approx(-0.5)
+  assert np.isnan(transfer.transfer_ratio(0.3, 0.3, 0.4))
 
 
 def test_overlap_is_of_sets_and_ignores_empty_places():
   a, b = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1]]), np.array([[3, 9, 1], [5, -1, -1], [-1, -1, -1]])
-  assert ranked.overlap(a, b) == pytest.approx([2 / 3, 1 / 2, 0])
+  assert transfer.overlap(a, b) == pytest.approx([2 / 3, 1 / 2, 0])
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +171,9 @@ def test_full_ranking_is_brute_force(tied, split, mask_validation):
   dataset, module, variables, scores = tied
   held = getattr(dataset, split)
   masked = masks(dataset, dataset.train, *([dataset.validation] if mask_validation else []))
-  users, values = ranked.per_user(held.users, brute_ranks(scores, held, masked), CUTOFFS)
+  users, values = per_user(*held[:2], brute_ranks(scores, held, masked))
   found_users, found = protocols.full_ranking(module, variables, protocols.layout(dataset, split, mask_validation),
-                                             CUTOFFS)
+                                              METRICS)
   assert np.array_equal(users, found_users) and {name for name in found if "(" not in name} == set(values)
   for name in values:
     np.testing.assert_allclose(found[name], values[name], rtol=0, atol=1e-12, err_msg=name)
@@ -175,7 +185,7 @@ def test_groups_of_items_are_counted_apart_among_all_items(tied):
   dataset = dataset._replace(train=Interactions(dataset.train.users[~gone], dataset.train.items[~gone]))
   held = dataset.test
   ranks = np.array(brute_ranks(scores, held, masks(dataset, dataset.train)))
-  evaluated, found = protocols.full_ranking(module, variables, protocols.layout(dataset, "test"), CUTOFFS)
+  evaluated, found = protocols.full_ranking(module, variables, protocols.layout(dataset, "test"), METRICS)
   popularity = np.bincount(dataset.train.items, minlength=50)
   is_cold = popularity[held.items] == 0
   popular, total = set(), 0  # greedily: while less than half of all training interactions are spoken for
@@ -186,7 +196,7 @@ def test_groups_of_items_are_counted_apart_among_all_items(tied):
   is_popular = np.array([i in popular for i in held.items])
   assert 0 < is_cold.sum() < len(is_cold) and 0 < is_popular.sum() < (~is_popular).sum()
   for word, kept in (("cold", is_cold), ("warm", ~is_cold), ("popular", is_popular), ("unpopular", ~is_popular)):
-    users, expected = ranked.per_user(held.users[kept], ranks[kept], CUTOFFS)
+    users, expected = per_user(held.users[kept], held.items[kept], ranks[kept])
     own = np.isin(evaluated, users)
     assert 0 < own.sum() < len(own) or word in ("cold", "unpopular")
     for k in CUTOFFS:
@@ -196,7 +206,7 @@ def test_groups_of_items_are_counted_apart_among_all_items(tied):
       hits = [(ranks[kept][held.users[kept] == u] < k).mean() for u in users]
       np.testing.assert_allclose(recall[own], hits, atol=1e-12)
       assert protocols.means(found)[f"recall@{k}({word})"] == pytest.approx(np.mean(hits))
-  assert {n for n in found if "(" not in n} == {f"{n}@{k}" for n in ranked.NAMES for k in CUTOFFS}
+  assert {n for n in found if "(" not in n} == {f"{n}@{k}" for n in metric_names.NAMES for k in CUTOFFS}
 
 
 def test_the_item_in_the_middle_of_all_popularity_is_popular(make_dataset):
@@ -210,7 +220,8 @@ def test_the_item_in_the_middle_of_all_popularity_is_popular(make_dataset):
 def test_validation_is_masked_only_on_request(tied):
   dataset, module, variables, _ = tied
   plain, masked = (protocols.means(protocols.full_ranking(
-      module, variables, protocols.layout(dataset, "test", m), (10,))[1]) for m in (False, True))
+      module, variables, protocols.layout(dataset, "test", m),
+      metric_names.usual("interactions", (10,)))[1]) for m in (False, True))
   assert masked["recall@10"] > plain["recall@10"]
 
 
@@ -250,9 +261,9 @@ def test_sampled_ranking_among_all_unknown_items_is_full_ranking(make_dataset):
   rng = np.random.default_rng(8)
   params = {k: jnp.asarray(rng.integers(1, 4, size=(n, 2)), jnp.float32) for k, n in (("user", 70), ("item", 40))}
   variables = {"params": params, "constants": {}}
-  candidates = protocols.sampled_candidates(dataset, dataset.test, 40 - 11, seed=0)
-  users, sampled = protocols.sampled_ranking(module, variables, dataset.test, candidates, CUTOFFS)
-  evaluated, full = protocols.full_ranking(module, variables, protocols.layout(dataset, "test", True), CUTOFFS)
+  layout = protocols.layout(dataset, "test", sampled=40 - 11, only_sampled=True)
+  users, sampled = protocols.full_ranking(module, variables, layout, METRICS)
+  evaluated, full = protocols.full_ranking(module, variables, protocols.layout(dataset, "test", True), METRICS)
   full = {name: value for name, value in full.items() if "(" not in name}
   assert {f"{name}(sampled 29)" for name in full} == set(sampled) and np.array_equal(users, evaluated)
   for name in full:
@@ -262,7 +273,7 @@ def test_sampled_ranking_among_all_unknown_items_is_full_ranking(make_dataset):
   assert not any(set(row) & known[user] for user, row in enumerate(few.tolist()))
   assert np.array_equal(few, protocols.sampled_candidates(dataset, dataset.test, 7, seed=0))
   assert not np.array_equal(few, protocols.sampled_candidates(dataset, dataset.test, 7, seed=1))
-  with pytest.raises(InputError, match="--sampled=30"):
+  with pytest.raises(InputError, match="`sampled=30`"):
     protocols.sampled_candidates(dataset, dataset.test, 30, seed=0)
 
 
@@ -274,5 +285,5 @@ def test_scores_that_are_not_finite_are_refused(tied, table, bad):
   with pytest.raises(InputError, match="not finite"):
     protocols.full_ranking(module, variables | {"params": broken}, protocols.layout(dataset, "validation"))
   with pytest.raises(InputError, match="not finite"):
-    protocols.sampled_ranking(module, variables | {"params": broken}, dataset.validation,
-                             np.full((len(dataset.validation.users), 1), 11))
+    protocols.sampled_ranks(module, variables | {"params": broken}, dataset.validation,
+                            np.full((len(dataset.validation.users), 1), 11))

@@ -19,7 +19,7 @@ def data(request):
 
 def make(data, model):
   """(parameters ~ N(0, 1) in float64, scores of all contexts)."""
-  module = loading.build_module(model, data)
+  module = loading.build_model(model, data)
   constants = jax.tree.map(jnp.asarray, module.constants(data))
   batch = {"users": jnp.arange(CONTEXTS)}
   init = lambda: module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])
@@ -113,16 +113,16 @@ def test_fields_restrict_what_a_model_sees(data):
     ("deepfm(hidden=())", "1 or more widths")])
 def test_wrong_arguments_are_refused(data, model, words):
   with pytest.raises(InputError, match=words):
-    loading.build_module(model, data)
+    loading.build_model(model, data)
 
 
 def test_data_without_features_is_refused(make_dataset):
   with pytest.raises(InputError, match="the data has none"):
-    loading.build_module("lr()", make_dataset(num_users=4, num_items=9, train=2))
+    loading.build_model("lr()", make_dataset(num_users=4, num_items=9, train=2))
 
 
 def test_dropout_is_on_in_training_only(data):
-  module = loading.build_module("mlp(hidden=(64,), dropout=0.5)", data)
+  module = loading.build_model("mlp(hidden=(64,), dropout=0.5)", data)
   constants = jax.tree.map(jnp.asarray, module.constants(data))
   batch = {"users": jnp.arange(CONTEXTS)}
   params = module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])[1]

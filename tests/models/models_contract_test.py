@@ -33,7 +33,7 @@ def data(make_dataset):
 
 def make(name, dataset, seed=0, **arguments):
   """(module, variables): fitted if it is a closed form, else initialised."""
-  module = loading.build_module(str(registry.Call(name, tuple(arguments.items()))), dataset)
+  module = loading.build_model(str(registry.Call(name, tuple(arguments.items()))), dataset)
   constants = module.constants(dataset) if hasattr(module, "constants") else {}
   if hasattr(module, "fit"):
     params = module.fit(dataset)

@@ -1,5 +1,7 @@
 """The trained models against float64 transcriptions of their papers, and as teachers and learners by script."""
 
+import importlib
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -29,6 +31,11 @@ def make(module, data, scale=1.0):
   rng = np.random.default_rng(7)
   params = jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes)
   return {"params": params, "constants": constants}
+
+
+def module_of(name):
+  """The file of a model; `kd_jax.models.NAME` is its factory."""
+  return importlib.import_module(f"kd_jax.models.{name}")
 
 
 def in_float64(variables):
@@ -66,7 +73,7 @@ def test_neumf_in_blocks_is_the_same_in_value_and_gradient(data, monkeypatch, nu
   everything = lambda p: module.apply({"params": p}, {"users": batch["users"]}).scores
   every = lambda p: jnp.take_along_axis(everything(p), batch["items"], axis=1)
   expected, pull = jax.vjp(every, variables["params"])
-  monkeypatch.setattr("kd_jax.models.neumf._BLOCK", numbers)
+  monkeypatch.setattr(module_of("neumf"), "_BLOCK", numbers)
   found, own_pull = jax.vjp(lambda p: module.apply({"params": p}, batch).scores, variables["params"])
   np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
   cotangent = jnp.cos(jnp.arange(15.0)).reshape(5, 3)
@@ -101,7 +108,7 @@ def test_cdae_corrupts_with_a_key_and_keeps_the_mean(data):
 
 @pytest.mark.parametrize("terms", [16, 2, 3])
 def test_lightgcn_propagates_as_the_dense_matrix_does(data, monkeypatch, terms):
-  monkeypatch.setattr("kd_jax.models.lightgcn._TERMS", terms)  # 2: sums of sums of sums
+  monkeypatch.setattr(module_of("lightgcn"), "_TERMS", terms)  # 2: sums of sums of sums
   module = lightgcn(USERS, ITEMS, dim=5, layers=2)
   variables = make(module, data)
   dense = np.zeros((USERS, ITEMS))
@@ -121,7 +128,7 @@ def test_lightgcn_propagates_as_the_dense_matrix_does(data, monkeypatch, terms):
 
 @pytest.mark.parametrize(("factory", "arguments"), [(neumf, {"layers": 0}), (cdae, {"corruption": 1.0})])
 def test_wrong_arguments_are_one_line(factory, arguments):
-  with pytest.raises(InputError, match="--model="):
+  with pytest.raises(InputError, match="`model="):
     factory(USERS, ITEMS, **arguments)
 
 

@@ -11,6 +11,7 @@ import pytest
 from kd_jax import registry
 from kd_jax.base import Dataset, FeatureSpec, InputError, Interactions
 from kd_jax.evaluation import protocols, run_report
+from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.models.gru4rec import gru4rec
 from kd_jax.models.hstu import hstu
 from kd_jax.models.sasrec import sasrec
@@ -243,7 +244,7 @@ def test_ties_are_read_in_the_order_of_the_source(data):
 
 @pytest.mark.parametrize("call", ["sasrec(dim=10, heads=3)", "hstu(dim=5, heads=2)"])
 def test_wrong_arguments_are_one_line(call):
-  with pytest.raises(InputError, match=rf"--model={call.partition('(')[0]}: "):
+  with pytest.raises(InputError, match=rf"`model={call.partition('(')[0]}`: "):
     registry.build("models", registry.parse("models", call, "model"), num_users=2, num_items=2)
 
 
@@ -251,15 +252,17 @@ def test_movielens_is_learnt_and_evaluated_with_validation_as_history(flags, rea
   from kd_jax.runs import loop
 
   run = str(tmp_path / "run")
-  loop.run_training(flags("--data=movielens(split='loo_last')", f"--data_dir={real_data}",
-                                "--model=sasrec(dim=16, length=10, blocks=1)", "--loss=bce", "--epochs=3",
-                                "--eval_every=3", "--learning_rate=0.005", f"--workdir={run}"))
+  loop.train(flags("--data=movielens(split='loo_last')", f"--data_dir={real_data}",
+                   "--model=sasrec(dim=16, length=10, blocks=1)", "--loss=bce", "--epochs=3", "--eval_every=3",
+                   "--learning_rate=0.005", f"--workdir={run}"))
   lines = [line["loss"]["base"] for line in run_directory.read_metrics(run)]
   assert len(lines) == 3 and lines[2] < lines[0]
   with pytest.raises(InputError, match="only on the test split"):
-    run_report.evaluate_run(run, split="validation", history="train+validation", data_dir=real_data)
-  options = dict(mask_validation=True, sampled=100, data_dir=real_data)
-  alone, joined = (run_report.evaluate_run(run, history=h, **options) for h in ("train", "train+validation"))
+    run_report.evaluate_run(run, split="validation", data_dir=real_data,
+                            options=EvaluationOptions(history="train+validation"))
+  options = lambda history: EvaluationOptions(mask_validation=True, history=history, sampled=100)
+  alone, joined = (run_report.evaluate_run(run, data_dir=real_data, options=options(h))
+                   for h in ("train", "train+validation"))
   assert [found["options"]["history"] for found in (alone, joined)] == ["train", "train+validation"]
   assert alone["metrics"]["hit@10"] != joined["metrics"]["hit@10"]
   assert joined["metrics"]["hit@10(sampled 100)"] > joined["metrics"]["hit@10"] > 0

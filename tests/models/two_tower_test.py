@@ -27,7 +27,7 @@ def data(make_dataset):
 
 
 def make(data, arguments):
-  module = loading.build_module(f"two_tower({arguments})", data)
+  module = loading.build_model(f"two_tower({arguments})", data)
   constants = {"constants": loading.constants(module, data)}
   _, variables = module.apply(constants, USERS, rngs={"params": jax.random.key(1)}, mutable=["params"])
   return module, jax.tree.map(jnp.asarray, constants | variables)
@@ -83,6 +83,7 @@ def test_the_id_of_a_cold_item_says_nothing_and_learns_nothing(data):
   module, variables = make(data, "dim=4")
   def total(params):
     return jnp.square(module.apply(variables | {"params": params}, USERS).scores).sum()
+
   gradient = jax.grad(total)(variables["params"])["item"]["ids"]
   assert not gradient[:5].any() and gradient[5:].any(axis=1).all() == np.isin(np.arange(5, 40), data.train.items).all()
   alone = data._replace(item_features=None, user_features=None)
@@ -109,6 +110,6 @@ def test_ids_are_left_out_in_training_alone_and_only_where_there_is_content(data
     ("hidden=(0,)", "hidden=")])
 def test_wrong_arguments(data, arguments, message):
   with pytest.raises(InputError, match=message):
-    loading.build_module(f"two_tower({arguments})", data)
+    loading.build_model(f"two_tower({arguments})", data)
   with pytest.raises(InputError, match="ids=False leaves nothing"):
     registry.build("models", registry.Call("two_tower", (("ids", False),)), num_users=3, num_items=4, item_features=None)

@@ -61,7 +61,7 @@ def test_two_at_a_time_have_cores_of_their_own(tmp_path):
 
 @two_cores
 @pytest.mark.parametrize(("how", "error", "said"), [
-    ("refused", InputError, "^bad is refused$"), ("killed", InputError, "--jobs=2: a process was ended from outside"),
+    ("refused", InputError, "^bad is refused$"), ("killed", InputError, "`jobs=2`: a process was ended from outside"),
     ("wrong", KeyError, "nothing")])
 def test_what_one_raises_ends_the_others(tmp_path, how, error, said):
   calls, start = {"other": (tmp_path, "other", "long"), "bad": (tmp_path, "bad", how)}, time.monotonic()
@@ -74,7 +74,7 @@ def test_what_one_raises_ends_the_others(tmp_path, how, error, said):
 
 def test_more_jobs_than_cores_are_refused():
   cores = len(os.sched_getaffinity(0))
-  with pytest.raises(InputError, match=f"--jobs={cores + 1}: there are {cores} processor cores"):
+  with pytest.raises(InputError, match=f"`jobs={cores + 1}`: there are {cores} processor cores"):
     jobs.check(cores + 1)
 
 

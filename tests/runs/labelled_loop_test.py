@@ -8,9 +8,9 @@ import pytest
 
 from kd_jax import data
 from kd_jax.base import InputError
-from kd_jax.evaluation import protocols, run_report
-from kd_jax.objectives import tasks
-from kd_jax.runs import loop
+from kd_jax.evaluation import model_selection, protocols, run_report
+from kd_jax.registry import Call
+from kd_jax.runs import loop, setup
 from kd_jax.storage import run_directory
 from kd_jax.tables import make, toml_file
 from kd_jax.teachers import loading, make_soft_labels
@@ -45,8 +45,8 @@ def run(tmp_path_factory, flags, own):
 
   def train(name, kind, *more):
     directory = folder / name
-    result = loop.run_training(flags(own[kind], "--batch_size=64", "--learning_rate=0.02", "--epochs=4", *more,
-                                           f"--workdir={directory}"))
+    result = loop.train(flags(own[kind], "--batch_size=64", "--learning_rate=0.02", "--epochs=4", *more,
+                              f"--workdir={directory}"))
     return directory, result
 
   return train
@@ -75,7 +75,7 @@ def test_a_student_is_distilled_by_every_kind_of_target(run, tagger):
     assert np.isfinite(list(result["validation"].values())).all()
   found = run_report.evaluate_run(str(directory), teacher=str(tagger[0]))
   assert found["compression_ratio"] > 1 and not any(name.startswith("overlap") for name in found)
-  with pytest.raises(InputError, match="--compare: no metric of this data is a mean over users"):
+  with pytest.raises(InputError, match="`compare`: no metric of this data is a mean over users"):
     run_report.evaluate_run(str(directory), others=[str(tagger[0])])
 
 
@@ -93,9 +93,20 @@ def test_one_label_is_clicks_and_the_lowest_log_loss_is_best(run):
   assert {"auc", "group_auc", "calibration"} < set(result["validation"])
 
 
+def test_the_own_epoch_of_a_metric_that_falls_is_its_lowest(run):
+  own = ["--monitor=auc, log_loss", "--learning_rate=0.3", "--log_test"]
+  directory, _ = run("falling", "clicks", "--model=fm()", *own)
+  lines = run_directory.read_metrics(directory)
+  auc, log_loss = ([line["validation"][name] for line in lines] for name in ("auc", "log_loss"))
+  own = {k: v for k, v in run_report.evaluate_run(str(directory))["metrics"].items() if k.endswith("(own epoch)")}
+  assert min(log_loss) < max(log_loss)
+  assert own == {"auc(own epoch)": lines[int(np.argmax(auc))]["test"]["auc"],
+                 "log_loss(own epoch)": lines[int(np.argmin(log_loss))]["test"]["log_loss"]}
+
+
 @pytest.mark.parametrize(("flag", "words"), [
-    ("--loss=bpr", "choose from bce, softmax"), ("--monitor=auc", "choose from map"),
-    ("--monitor=ndcg@10", "choose from map"), ("--monitor=ndcg", "--monitor"),
+    ("--loss=bpr", "choose from bce, softmax"), ("--monitor=auc", "`monitor`: 'auc' is not a metric like .*map"),
+    ("--monitor=ndcg@10", "`monitor`: 'ndcg@10' is not a metric like .*map"), ("--monitor=ndcg", "`monitor`"),
     ("--negatives_from=warm", "none are drawn"), ("--embedding_l2=0.1", "labelled data has no user, item")])
 def test_what_does_not_fit_the_data_is_refused(run, flag, words):
   with pytest.raises(InputError, match=words):
@@ -104,9 +115,10 @@ def test_what_does_not_fit_the_data_is_refused(run, flag, words):
 
 def test_no_data_of_interactions_has_metrics_of_labels(make_dataset):
   dataset = make_dataset(num_users=4, num_items=9, train=2)
-  assert tasks.choose(dataset, "", "") == (tasks.bpr, "ndcg@10")
-  with pytest.raises(InputError, match="choose from recall"):
-    tasks.choose(dataset, "", "auc")
+  assert setup.objective("", dataset.kind) is setup._build("objectives", Call("bpr"))
+  assert str(model_selection.monitor("", dataset.kind)) == "ndcg@10"
+  with pytest.raises(InputError, match=r"'auc' is not a metric like .*recall@10"):
+    model_selection.monitor("auc", dataset.kind)
 
 
 def test_scores_do_not_depend_on_the_other_contexts(tagger, own):

@@ -25,7 +25,7 @@ RRD = "--kd=0.5*rrd(k=5, uninteresting=5, depth=30)"
 def train(flags, small, tmp_path):
   """train("name", "--flag", ...): the run directory."""
   def run(name, *own):
-    loop.run_training(flags(*small, f"--workdir={tmp_path / name}", *own))
+    loop.train(flags(*small, f"--workdir={tmp_path / name}", *own))
     return tmp_path / name
 
   return run
@@ -98,12 +98,14 @@ def test_what_a_run_was_after_some_epochs_is_the_run_that_ended_there(train, tea
   assert run_report.evaluate_run(str(kept))["metrics"] == run_report.evaluate_run(str(short))["metrics"]
   assert "--epochs=2\n" in (kept / run_directory.FLAGS).read_text()
   taught = train("taught", f"--teacher={kept}", RRD)
-  assert run_directory.read_info(taught)["teacher"][0]["epoch"] == run_directory.read_json(kept / run_directory.RESULT)["best_epoch"]
+  best = run_directory.read_json(kept / run_directory.RESULT)["best_epoch"]
+  assert run_directory.read_info(taught)["teacher"][0]["epoch"] == best
 
 
 @pytest.mark.parametrize(("name", "content", "said"), [
-    (run_directory.INFO, "{}", "run.json: damaged: it has no data, devices"), (run_directory.RESULT, "[]", "result.json: damaged: it"),
-    (run_directory.INFO, '{"model"', "run.json: damaged: "), (run_directory.METRICS, '{"epoch": 1', "metrics.jsonl: damaged: ")])
+    (run_directory.INFO, "{}", "run.json: damaged: it has no data, devices"),
+    (run_directory.RESULT, "[]", "result.json: damaged: it"), (run_directory.INFO, '{"model"', "run.json: damaged: "),
+    (run_directory.METRICS, '{"epoch": 1', "metrics.jsonl: damaged: ")])
 def test_damaged_files_of_a_run_are_named(teacher, tmp_path, name, content, said):
   run = shutil.copytree(teacher, tmp_path / "run")
   (run / name).write_text(content)
@@ -112,7 +114,7 @@ def test_damaged_files_of_a_run_are_named(teacher, tmp_path, name, content, said
 
 
 def test_what_is_kept_has_a_best_epoch(train, tmp_path):
-  with pytest.raises(InputError, match="--keep_every=2: must be a multiple of --eval_every=3"):
+  with pytest.raises(InputError, match="`keep_every=2`: must be a multiple of `eval_every=3`"):
     train("run", "--keep_every=2", "--eval_every=3")
   assert not (tmp_path / "run").exists()
 
@@ -123,7 +125,7 @@ def test_a_run_made_longer_is_the_longer_run(train, teacher, method):
   train("short", *own, "--epochs=2")
   directory = train("short", *own, "--epochs=4")
   assert outcome(directory) == outcome(train("long", *own, "--epochs=4"))
-  with pytest.raises(InputError, match=r"--epochs=3: the run in .*short has had 4; choose another directory"):
+  with pytest.raises(InputError, match=r"`epochs=3`: the run in .*short has had 4; choose another directory"):
     train("short", *own, "--epochs=3")
   assert "--epochs=4\n" in (directory / run_directory.FLAGS).read_text()
 
@@ -135,7 +137,7 @@ def test_a_finished_run_is_of_what_it_learned_from(train, own, tmp_path):
   first = outcome(run)
   assert outcome(train("run", *given)) == first
   train("source", "--epochs=2")
-  with pytest.raises(InputError, match=rf"{own[0]}=.*source: not what the finished run in .*run learned from"):
+  with pytest.raises(InputError, match=rf"`{own[0][2:]}=.*source`: not what the finished run in .*run learned from"):
     train("run", *given)
   shutil.rmtree(source)
   assert outcome(train("run", *given)) == first  # nothing to compare with
@@ -160,7 +162,7 @@ def test_distilling_leaves_the_teachers_run_as_it_was(train, teacher, method):
 
 def test_without_a_validation_split_the_last_epoch_counts(train):
   data = "--data=synthetic(users=100, items=240, interactions_per_user=16, ratios=(0.8, 0.0, 0.2))"
-  with pytest.raises(InputError, match=r"--monitor=ndcg@10: the data has no validation split; --monitor=epoch"):
+  with pytest.raises(InputError, match=r"`monitor=ndcg@10`: the data has no validation split; `monitor=epoch`"):
     train("refused", data)
   result = run_directory.read_json(train("last", data, "--monitor=epoch") / run_directory.RESULT)
   assert (result["best_epoch"], result["validation"]) == (3, {})
@@ -205,14 +207,14 @@ def test_cold_items_are_pushed_only_where_negatives_are_drawn_from_all(train, po
 
 
 def test_a_pool_of_negatives_is_refused_where_none_are_drawn(train):
-  with pytest.raises(InputError, match="--negatives_from=warm: none are drawn"):
+  with pytest.raises(InputError, match="`negatives_from=warm`: none are drawn"):
     train("refused", "--negatives_from=warm", "--loss=cross_entropy")
 
 
 @pytest.mark.parametrize(("flag", "message"), [
-    ("--model=cdae()", "--embedding_l2=0.01: --model=cdae() has no table 'item'; mf, lightgcn and neumf have both"),
-    ("--model=two_tower()", "--embedding_l2=0.01: --model=two_tower() has no table"),
-    ("--peer=ease()", "--embedding_l2=0.01: --peer=ease() has no table 'user'")])
+    ("--model=cdae()", "`embedding_l2=0.01`: `model=cdae()` has no table 'item'; mf, lightgcn and neumf have both"),
+    ("--model=two_tower()", "`embedding_l2=0.01`: `model=two_tower()` has no table"),
+    ("--peer=ease()", "`embedding_l2=0.01`: `peer=ease()` has no table 'user'")])
 def test_l2_of_embeddings_is_refused_where_there_are_none(train, flag, message):
   method = ["--kd=kl()"] if flag.startswith("--peer") else []
   with pytest.raises(InputError, match=re.escape(message)):

@@ -19,8 +19,8 @@ TRAIN = pathlib.Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 # scripts/train.py, saving a checkpoint after every epoch.
 DRIVER = """
 import runpy, sys
-from kd_jax import experiment
-experiment._SAVE_SECONDS = float(sys.argv[1])
+from kd_jax.runs import loop
+loop._SAVE_SECONDS = float(sys.argv[1])
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

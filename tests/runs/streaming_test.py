@@ -36,7 +36,7 @@ def taught(tmp_path_factory, flags):
   from kd_jax.runs import loop
 
   directory = tmp_path_factory.mktemp("streamed") / "teacher"
-  loop.run_training(flags(*FLAGS, "--model=mf(dim=16)", f"--workdir={directory}"))
+  loop.train(flags(*FLAGS, "--model=mf(dim=16)", f"--workdir={directory}"))
   return directory
 
 
@@ -58,18 +58,16 @@ def test_parts_hold_every_interaction_once_in_the_order_of_the_source(both):
 
 def test_an_epoch_of_parts_is_that_of_the_whole_with_the_same_batches(both, taught, flags):
   """Batches and targets of a part, moved to the users of the whole, give the same parameters and losses."""
-  from kd_jax.runs import epochs, setup
+  from kd_jax.runs import epoch, setup
 
   own = (*FLAGS, KD, f"--teacher={taught}", "--embedding_l2=0.1", "--workdir=x")
-  whole, streamed = (setup.setup(flags(*own, *more))
-                     for more in ((), (f"--data_memory={MEMORY}",)))
-  values = flags(*FLAGS, "--workdir=x")
-  draw = epochs.of_run(values, streamed, None, jax.random.key(1))
+  whole, streamed = (setup.prepare(flags(*own, *more)) for more in ((), (f"--data_memory={MEMORY}",)))
+  values, draw = streamed.options, epoch.drawer(streamed)
   state = step.init(jax.random.key(0), streamed.run, streamed.given, streamed.example)
   expected, stream, shapes = jax.tree.map(jnp.copy, state), streamed.dataset.stream, set()
   whole_epoch = jax.jit(functools.partial(step.train_epoch, run=whole.run._replace(parts=stream.parts)))
   for place in range(stream.parts):
-    arguments = draw(state, 1, place)
+    arguments = draw(state, 0, place)
     first = stream.first[windows.order(values.seed, 1, streamed.dataset)[place]]
     _, _, targets, batch, rng = jax.tree.map(jnp.copy, arguments)
     state, losses = parallel.compile_epoch(streamed.run, "jit", values.batch_size)(*arguments)
@@ -102,13 +100,22 @@ def test_metrics_are_those_of_the_whole(both, taught):
 
 
 def test_groups_of_items_that_a_part_has_not_are_those_of_the_others():
-  from kd_jax.evaluation import protocols
+  from kd_jax.base import Interactions
+  from kd_jax.evaluation import metric_names, protocols
 
-  nan = np.nan
-  parts = [{"recall@5": np.array([1.0]), "recall@5(cold)": np.array([nan]), "recall@5(warm)": np.array([1.0])},
-           {"recall@5": np.array([0.5]), "recall@5(cold)": np.array([0.0]), "recall@5(warm)": np.array([1.0])}]
-  np.testing.assert_array_equal(protocols.joined(parts)["recall@5(cold)"], [nan, 0])
-  assert protocols.joined(parts[:1]).keys() == {"recall@5"}
+  def part(user, ranks, cold):
+    users, cold = np.full(len(ranks), user), np.array(cold)
+    return protocols.Ranks(Interactions(users, np.arange(len(ranks))), np.array(ranks), {"warm": ~cold, "cold": cold},
+                           None, 0, None)
+
+  parts = [part(3, [0], [False]), part(7, [9, 0], [True, False])]
+  metrics = {"recall@5": metric_names.build("recall@5", "interactions")}
+  users, found = protocols.values(protocols.joined(parts), metrics, None)
+  assert users.tolist() == [3, 7]
+  np.testing.assert_array_equal(found["recall@5"], [1, 0.5])
+  np.testing.assert_array_equal(found["recall@5(cold)"], [np.nan, 0])
+  np.testing.assert_array_equal(found["recall@5(warm)"], [1, 1])
+  assert protocols.values(protocols.joined(parts[:1]), metrics, None)[1].keys() == {"recall@5"}
 
 
 def test_a_streamed_run_is_resumed_evaluated_and_labelled(taught, script, tmp_path):
@@ -132,19 +139,19 @@ def test_a_streamed_run_is_resumed_evaluated_and_labelled(taught, script, tmp_pa
 @pytest.mark.parametrize(("wrong", "said"), [
     (["--model=lightgcn(dim=4)"], "LightGCN reads all interactions"),
     (["--model=sasrec(dim=4)"], "SASRec reads all interactions"),
-    (["--model=pop()"], "computed of all at once"),
+    (["--model=pop()"], "computed from all at once"),
     (["--model=mf(dim=4)", "--peer=mf(dim=4)", "--kd=hetcomp()"], "from epoch to epoch"),
     (["--data_memory=1e-7"], "a user has"),
     (["--data_memory=-1"], "must not be negative"),
     (["--data=movielens_tags", "--model=mlp()", "--loss="], "labelled data is not streamed"),
-    (["--shard_tables"], "neither --shard_tables")])
+    (["--shard_tables"], "neither `shard_tables`")])
 def test_what_needs_all_interactions_is_refused(wrong, said, flags, tmp_path, request):
   from kd_jax.runs import loop
 
   if "movielens" in wrong[0]:
     wrong = [*wrong, f"--data_dir={request.getfixturevalue('real_data')}"]
   with pytest.raises(InputError, match=said):
-    loop.run_training(flags(*FLAGS, f"--data_memory={MEMORY}", *wrong, f"--workdir={tmp_path}/run"))
+    loop.train(flags(*FLAGS, f"--data_memory={MEMORY}", *wrong, f"--workdir={tmp_path}/run"))
   assert not (tmp_path / "run").exists()
 
 
@@ -153,7 +160,7 @@ def test_runs_at_once_are_refused(flags, tmp_path):
 
   several = [flags(*FLAGS, f"--data_memory={MEMORY}", f"--workdir={tmp_path}/{seed}") for seed in range(2)]
   with pytest.raises(InputError, match="one run at a time"):
-    loop.run_together(several)
+    loop.train_many(several)
 
 
 def test_a_damaged_stream_is_refused(both, tmp_path):

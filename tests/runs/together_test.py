@@ -1,14 +1,13 @@
 """Several runs at once are the runs that they would be alone; sweeps and seeds name their runs."""
 
+import functools
 import itertools
-import os
-import subprocess
-import sys
 
 import jax
 import numpy as np
 import pytest
 from loop_test import RRD, outcome
+from parallel_test import on_devices
 
 from kd_jax import cli
 from kd_jax.base import InputError
@@ -21,25 +20,30 @@ LATE = {"learning_rate": "3e-2", "epochs": "8", "patience": "2"}  # seeds stop a
 @pytest.fixture
 def given(small, tmp_path):
   """given("name", "--flag", ...): parsed flags of the training script, --workdir in the test's folder."""
-  def parse(name, *own):
-    return cli.parse(cli.define(cli.DATA, cli.TRAIN, workdir=("string", None, ""), seeds=("integer", 1, ""),
-                                sweep=("string", "", "")), [*small, f"--workdir={tmp_path / name}", *own])
-  return parse
+  definition = cli.define(cli.FIT, seeds=cli.flag("integer", 1, "", above=0), sweep=cli.flag("string", "", ""))
+  return lambda name, *own: definition.parse([*small, f"--workdir={tmp_path / name}", *own])
+
+
+def points(values):
+  return sweep.points(cli.options_of(cli.FitOptions, values), values.sweep, values.seeds)
+
+
+def train(values):
+  return loop.train(cli.options_of(cli.FitOptions, values))
 
 
 def together(values):
-  points = [one for _, several in sweep.points(values) for one in several]
-  return points, loop.run_together(points)
+  every = [one for _, several in points(values) for one in several]
+  return every, loop.train_many(every)
 
 
 @pytest.mark.parametrize("own", [(), (RRD,)], ids=["plain", "distilled"])
 def test_seeds_at_once_are_the_seeds_alone_bit_for_bit(given, teacher, tmp_path, own):
   own = [*own, *([f"--teacher={teacher}"] if own else []), *(f"--{k}={v}" for k, v in LATE.items())]
-  points, results = together(given("all", "--seeds=3", "--seed=5", *own))
+  every, results = together(given("all", "--seeds=3", "--seed=5", *own))
   stopped = set()
-  for seed, point, result in zip((5, 6, 7), points, results, strict=True):
-    alone = given(f"alone{seed}", f"--seed={seed}", *own)
-    loop.run_training(alone)
+  for seed, point, result in zip((5, 6, 7), every, results, strict=True):
+    train(given(f"alone{seed}", f"--seed={seed}", *own))
     assert point.workdir == str(tmp_path / "all" / f"seed{seed}")
     assert outcome(tmp_path / "all" / f"seed{seed}") == outcome(tmp_path / f"alone{seed}")
     assert result == run_directory.read_json(tmp_path / "all" / f"seed{seed}" / run_directory.RESULT)
@@ -49,15 +53,15 @@ def test_seeds_at_once_are_the_seeds_alone_bit_for_bit(given, teacher, tmp_path,
 
 def test_runs_that_stand_at_different_epochs_go_on_together(given, tmp_path):
   for seed, epochs in ((0, 2), (1, 4)):
-    loop.run_training(given(f"all/seed{seed}", f"--seed={seed}", f"--epochs={epochs}"))
+    train(given(f"all/seed{seed}", f"--seed={seed}", f"--epochs={epochs}"))
   together(given("all", "--seeds=3", "--epochs=5"))
   for seed in range(3):
-    loop.run_training(given(f"alone{seed}", f"--seed={seed}", "--epochs=5"))
+    train(given(f"alone{seed}", f"--seed={seed}", "--epochs=5"))
     assert outcome(tmp_path / "all" / f"seed{seed}") == outcome(tmp_path / f"alone{seed}")
 
 
 def test_a_sweep_is_every_combination(given, tmp_path):
-  found = sweep.points(given("all", "--sweep=learning_rate=1e-2|1e-3; kd=kl(k=5)|0.1*rrd(k=5, depth=30)", "--seeds=2"))
+  found = points(given("all", "--sweep=learning_rate=1e-2|1e-3; kd=kl(k=5)|0.1*rrd(k=5, depth=30)", "--seeds=2"))
   assert [name for name, _ in found] == [
       f"learning_rate={rate},kd={kd}" for rate in ("1e-2", "1e-3") for kd in ("kl(k=5)", "0.1*rrd(k=5, depth=30)")]
   one = found[3][1][1]
@@ -69,9 +73,9 @@ def test_a_sweep_is_every_combination(given, tmp_path):
 def test_a_sweep_trains_its_points_and_ranks_them(given, tmp_path):
   values = given("all", "--sweep=learning_rate=1e-9|3e-2", "--epochs=3")
   _, results = together(values)
-  loop.run_training(given("alone", "--learning_rate=3e-2", "--epochs=3"))
+  train(given("alone", "--learning_rate=3e-2", "--epochs=3"))
   assert outcome(tmp_path / "all" / "learning_rate=3e-2_seed0") == outcome(tmp_path / "alone")
-  first, second = sweep.summary([name for name, _ in sweep.points(values)], [[r] for r in results])
+  first, second = sweep.summary([name for name, _ in points(values)], [[r] for r in results])
   best = run_directory.read_json(tmp_path / "alone" / run_directory.RESULT)["validation"]["ndcg@10"]
   assert first == f"learning_rate=3e-2: validation ndcg@10 {best:.4f}" and second.startswith("learning_rate=1e-9")
 
@@ -88,21 +92,20 @@ def test_a_run_that_diverges_leaves_the_others_alone(given, small, script, tmp_p
   said = done.stderr.splitlines()[-1]
   assert said.startswith(f"train.py: 1 of 3 runs diverged: {diverged}: epoch ")
   for rate in ("3e-2", "1e-2"):
-    loop.run_training(given(f"alone{rate}", f"--learning_rate={rate}", *own))
+    train(given(f"alone{rate}", f"--learning_rate={rate}", *own))
     assert outcome(tmp_path / "all" / f"learning_rate={rate}_seed0") == outcome(tmp_path / f"alone{rate}")
   with pytest.raises(InputError, match=r"alone: epoch \d: a loss is not finite") as error:
-    loop.run_training(given("alone", "--learning_rate=1e+25", *own))
-  assert said.endswith(str(error.value).replace(str(tmp_path / "alone"), str(diverged)))
+    train(given("alone", "--learning_rate=1e+25", *own))
+  assert said.endswith(cli.as_flags(str(error.value)).replace(str(tmp_path / "alone"), str(diverged)))
   assert {path.name for path in diverged.iterdir()} == {path.name for path in (tmp_path / "alone").iterdir()}
   assert not (diverged / run_directory.RESULT).exists()
   finished, again, other = together(given("all", *sweep_of[len(small):-1]))[1]  # those that finished are reused
-  assert str(again) == said.partition("diverged: ")[2] and {"validation"} < finished.keys() & other.keys()
+  assert cli.as_flags(str(again)) == said.partition("diverged: ")[2] and {"validation"} < finished.keys() & other.keys()
 
 
 def test_a_run_whose_scores_are_not_finite_is_named_and_keeps_its_checkpoint(given, tmp_path, monkeypatch):
   values = given("all", "--seeds=2", "--epochs=5")
-  loop.run_together([one for _, several in sweep.points(given("all", "--seeds=2", "--epochs=2"))
-                           for one in several])
+  together(given("all", "--seeds=2", "--epochs=2"))
   validate, number = loop._validate, itertools.count(1)
 
   def fail_once(ready, layout, params):
@@ -111,14 +114,14 @@ def test_a_run_whose_scores_are_not_finite_is_named_and_keeps_its_checkpoint(giv
     return validate(ready, layout, params)
 
   monkeypatch.setattr(loop, "_validate", fail_once)
-  points, results = together(values)
+  every, results = together(values)
   [n] = [n for n, result in enumerate(results) if isinstance(result, InputError)]
-  assert str(results[n]).startswith(f"{points[n].workdir}: epoch 4: the scores are not finite; ")
-  assert checkpoint.latest(points[n].workdir) == 2 and results[1 - n]["epochs"] == 5
+  assert str(results[n]).startswith(f"{every[n].workdir}: epoch 4: the scores are not finite; ")
+  assert checkpoint.latest(every[n].workdir) == 2 and results[1 - n]["epochs"] == 5
   monkeypatch.undo()
   together(values)
   for seed in range(2):
-    loop.run_training(given(f"alone{seed}", f"--seed={seed}", "--epochs=5"))
+    train(given(f"alone{seed}", f"--seed={seed}", "--epochs=5"))
     assert outcome(tmp_path / "all" / f"seed{seed}") == outcome(tmp_path / f"alone{seed}")
 
 
@@ -130,21 +133,22 @@ def test_a_run_whose_scores_are_not_finite_is_named_and_keeps_its_checkpoint(giv
     ("--sweep=epochs=3|4; epochs=5", "named twice")])
 def test_points_that_are_none_are_refused(given, tmp_path, own, words):
   with pytest.raises(InputError, match=words) as error:
-    sweep.points(given("all", own))
+    points(given("all", own))
   assert "\n" not in str(error.value) and not (tmp_path / "all").exists()
 
 
 @pytest.mark.parametrize("own", [("--seeds=2", "--parallel=pmap"), ("--sweep=parallel=jit|pmap",)])
 def test_pmap_takes_one_run_at_a_time(given, tmp_path, own):
-  with pytest.raises(InputError, match="--parallel=pmap"):
+  with pytest.raises(InputError, match="`parallel=pmap`"):
     together(given("all", *own))
   assert not (tmp_path / "all").exists()
 
 
-def test_on_other_devices_runs_are_one_program():
-  flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-  done = subprocess.run([sys.executable, __file__], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True,
-                        text=True)
+BESIDE = {"one program": functools.partial(on_devices, 4, file=__file__)}
+
+
+def test_on_other_devices_runs_are_one_program(beside):
+  done = beside("one program")
   assert done.returncode == 0, done.stderr[-3000:]
 
 

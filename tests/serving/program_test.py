@@ -63,8 +63,8 @@ def resign(directory, **changed):
 
 FRESH = """
 import json, sys
-from kd_jax import export
-recommend, metadata = export.load(sys.argv[1])
+from kd_jax.serving import program
+recommend, metadata = program.load(sys.argv[1])
 assert metadata["model"] == "mf(dim=4)"
 items, scores = recommend([f"u{i}" for i in range(30)])
 loaded = [name for name in sys.modules if name.split(".")[0] in ("flax", "orbax", "optax", "kd_jax")]
@@ -75,7 +75,8 @@ print(json.dumps([items, scores.tolist(), sorted(loaded)]))
 def test_fresh_process_without_model_code_gives_the_same(written):
   out = subprocess.run([sys.executable, "-c", FRESH, written], capture_output=True, text=True, check=True)
   items, scores, loaded = json.loads(out.stdout)
-  assert loaded == ["kd_jax", "kd_jax.base", "kd_jax.serving", "kd_jax.serving.program", "kd_jax.storage", "kd_jax.storage.sealed"]
+  assert loaded == ["kd_jax", "kd_jax.base", "kd_jax.serving", "kd_jax.serving.program", "kd_jax.storage",
+                    "kd_jax.storage.sealed"]
   expected, expected_scores = (np.asarray(x) for x in jax.jit(make())(np.arange(NUM_USERS)))
   assert items == [[f"item {i}" for i in row if i >= 0] for row in expected]
   assert len(items[5]) == 2

@@ -178,8 +178,8 @@ def test_file_size_limit_is_reported_and_survived(tmp_path):
   code = """
 import resource, signal, sys
 import jax.numpy as jnp, numpy as np
-from kd_jax import checkpoint
 from kd_jax.base import InputError
+from kd_jax.storage import checkpoint
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 tree = {"w": jnp.asarray(np.random.default_rng(0).normal(size=(300, 300)), jnp.float32)}
 checkpoint.save(sys.argv[1], 1, tree, {}, {})
@@ -214,7 +214,7 @@ def test_no_checkpoint_and_half_deleted_ones(tmp_path):
 SAVE_FOREVER = """
 import itertools, sys
 import numpy as np
-from kd_jax import checkpoint
+from kd_jax.storage import checkpoint
 for epoch in itertools.count((checkpoint.latest(sys.argv[1]) or 0) + 1):
   tree = {"w": np.full((400, 50), epoch, np.float32), "epoch": np.int32(epoch)}
   checkpoint.save(sys.argv[1], epoch, tree, tree, {"epoch": epoch})

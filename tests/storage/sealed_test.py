@@ -166,11 +166,11 @@ def test_failing_second_rename_keeps_the_old_one(tmp_path, monkeypatch):
 
 REPLACE_FOREVER = """
 import sys
-from kd_jax import artifacts
+from kd_jax.storage import sealed
 n = 0
 while True:
   n += 1
-  with artifacts.writing(sys.argv[1], "thing", {"n": n}) as temporary:
+  with sealed.writing(sys.argv[1], "thing", {"n": n}) as temporary:
     for i in range(5):
       (temporary / str(i)).write_text(str(n) * 1000)
   print(n, flush=True)
@@ -195,8 +195,8 @@ def test_kill_9_at_random_moments_never_loses_a_confirmed_artifact(tmp_path):
 
 HOLD = """
 import sys, time
-from kd_jax import artifacts
-with artifacts.lock(sys.argv[1]):
+from kd_jax.storage import sealed
+with sealed.lock(sys.argv[1]):
   print("held", flush=True)
   time.sleep(60)
 """

@@ -156,7 +156,7 @@ def test_any_two_rows_may_be_compared(made):
   assert compared("both,student| teacher, both") == [["both", "student"], ["teacher", "both"]]
   assert compared("all") == [["teacher", "student"], ["teacher", "both"], ["student", "both"]]
   for wrong in ("both", "both,pupil", "both,both", "both,student|", "both,student,teacher"):
-    with pytest.raises(InputError, match=r"--compare=.*two rows, ROW,OTHER; there are: teacher, student, both"):
+    with pytest.raises(InputError, match=r"`compare=.*two rows, ROW,OTHER; there are: teacher, student, both"):
       compared(wrong)
   found = make.reproduce(path, str(folder), None, None, None, pairs="student,both")
   (only,), (was, _) = found["comparisons"], before["comparisons"]
@@ -172,9 +172,9 @@ def test_chosen_rows_bring_their_teachers_and_no_other(made):
   chosen = toml_file.choose(table, ["student"])
   assert names(chosen) == ["student"] and chosen["compare"] == [] and "teacher_row" not in chosen
   assert chosen["student_row"] == "student"
-  with pytest.raises(InputError, match="--rows=pupil: no row 'pupil' in small; there are: teacher, student, both"):
+  with pytest.raises(InputError, match="`rows=pupil`: no row 'pupil' in small; there are: teacher, student, both"):
     toml_file.choose(table, ["pupil"])
-  with pytest.raises(InputError, match="--workdir=a,b: no comma"):
+  with pytest.raises(InputError, match="`workdir=a,b`: no comma"):
     make.reproduce(str(made[0] / "small.toml"), "a,b", None, None, None)
 
 
@@ -184,8 +184,8 @@ def test_seeds_of_a_row_may_be_trained_together(made, tmp_path):
 
 
 def test_a_row_with_a_run_that_diverges_makes_no_table_and_keeps_its_other_seeds(made, tmp_path, monkeypatch):
-  train_all = loop.run_together
-  monkeypatch.setattr(loop, "run_together", lambda several: [*train_all(several)[:-1], InputError("x: diverged")])
+  train_all = loop.train_many
+  monkeypatch.setattr(loop, "train_many", lambda several: [*train_all(several)[:-1], InputError("x: diverged")])
   with pytest.raises(InputError, match=r"^1 of 2 runs diverged: x: diverged$"):
     make.reproduce(str(made[0] / "small.toml"), str(tmp_path), None, None, None, together=True)
   assert [path.name for path in tmp_path.iterdir()] == ["runs"]
@@ -225,7 +225,8 @@ def test_every_table_is_well_formed(path):
     ("kl(k=10)", "kll(k=10)", "row 'both': .*did you mean kl"),
     ("--keep_every=1", "--keep_evry=1", "row 'teacher': .*keep_evry"),
     ('["teacher@1", "teacher@9", "student"]', '"both"', "in a circle: both"),
-    ('"recall@10"]', '"recall@7"]', "cut-offs are 5, 10, 20, 50"), ('["ndcg@10", "recall@10"]', "[]", "a list of metr"),
+    ('"recall@10"]', '"recall@10", "recall@0"]', "metrics: 'recall@0' is not a metric like .*recall@10"),
+    ('["ndcg@10", "recall@10"]', "[]", "a list of metr"),
     ("seeds = 2", "seeds = 0", "a positive whole number"), ("seeds = 2", "seeds = true", "a positive whole number"),
     ("absolute = 0.01", "absolute = nan", "row 'both': tolerance"), ("0.9", '"high"', "row 'both': published"),
     ("relative = 0.1", "relative = -0.1", "not negative"), ("[9, 0.04]", "[9]", "row 'student': published_curve"),
@@ -242,13 +243,21 @@ def test_what_cannot_be_is_refused(old, new, said, tmp_path):
     toml_file.load(str(tmp_path / "small.toml"))
 
 
+def test_any_cutoff_may_be_a_column(tmp_path):
+  more = ["recall@7(cold)", "hit@3(sampled 9)"]
+  (tmp_path / "small.toml").write_text(TABLE.replace('"recall@10"]', f'"recall@10", {json.dumps(more)[1:-1]}]'))
+  assert toml_file.load(str(tmp_path / "small.toml"))["metrics"][2:] == more
+
+
 def test_rows_stand_after_those_that_they_learn_from():
   rows = [{"row": "a", "teacher": "b@3"}, {"row": "b", "init_from": ["c"]}, {"row": "c"}, {"row": "d"}]
   assert [row["row"] for row in toml_file.in_order("", rows)] == ["c", "d", "b", "a"]
 
 
 def test_a_metric_that_runs_do_not_have_is_named(made, tmp_path):
-  (tmp_path / "small.toml").write_text(TABLE.replace('["ndcg@10", "recall@10"]', '["ndcg@10", "recall@10", "luck"]'))
   shutil.copytree(made[0] / "runs", tmp_path / "runs")
-  with pytest.raises(InputError, match=r"luck is none of row 'teacher'; there are: .*ndcg@5"):
-    make.reproduce(str(tmp_path / "small.toml"), str(tmp_path), None, None, None)
+  for column, said in (("luck", "metrics: 'luck' is not a metric like .*ndcg@10"),
+                       ("ndcg@5(own epoch)", r"ndcg@5\(own epoch\) is none of row 'teacher'; there are: .*ndcg@5")):
+    (tmp_path / "small.toml").write_text(TABLE.replace('"recall@10"]', f'"recall@10", "{column}"]'))
+    with pytest.raises(InputError, match=said):
+      make.reproduce(str(tmp_path / "small.toml"), str(tmp_path), None, None, None)

@@ -112,7 +112,7 @@ EVERYONE = {"users": [f"u{n:02d}" for n in range(USERS)], "items": [f"i{n:02d}" 
 ALL = EVERYONE | {"scores": np.zeros((USERS, ITEMS))}
 VECTORS = EVERYONE | {"user_vectors": np.ones((USERS, 2)), "item_vectors": np.ones((ITEMS, 2))}
 REFUSED = [
-    ("x.tsv", [PAIR, PAIR | {"user": "7"}], [":3:", "no user '7'", "--teacher_unknown_ids=1"]),
+    ("x.tsv", [PAIR, PAIR | {"user": "7"}], [":3:", "no user '7'", "`teacher_unknown_ids=1`"]),
     ("x.jsonl", [PAIR, PAIR | {"item": 1}], [":2:", "no item '1'"]),
     ("x.jsonl", [PAIR, PAIR | {"item": 1.0}], [":2:", "neither text nor an integer"]),
     ("x.parquet", [PAIR, PAIR | {"item": "1"}], [":row 2:", "no item '1'"]),
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused_by_its_place(name, content, said, dataset,
   with pytest.raises(InputError) as error:
     imported.read(write(tmp_path / name, content), dataset)
   message = str(error.value)
-  assert message.startswith(f"--teacher=file:{tmp_path / name}") and len(message.splitlines()) == 1
+  assert message.startswith(f"`teacher=file:{tmp_path / name}`") and len(message.splitlines()) == 1
   assert not [text for text in said if text not in message], message
 
 
@@ -160,7 +160,7 @@ def test_damaged_and_foreign_files_are_refused(name, content, said, dataset, tmp
   if name == "x.parquet":
     pytest.importorskip("pyarrow")
   (tmp_path / name).write_bytes(content)
-  with pytest.raises(InputError, match="--teacher") as error:
+  with pytest.raises(InputError, match=r"`teacher[`=]") as error:
     imported.read(str(tmp_path / name), dataset)
   assert said in str(error.value) and len(str(error.value).splitlines()) == 1
 
@@ -168,7 +168,7 @@ def test_damaged_and_foreign_files_are_refused(name, content, said, dataset, tmp
 def test_unknown_ids_are_left_out_up_to_an_allowance(dataset, tmp_path):
   rows = [{"user": "u01", "items": ["x", "i05", "y", "i02"]}, {"user": "z", "items": ["i05", "x"]}]
   path = write(tmp_path / "x.jsonl", rows)
-  with pytest.raises(InputError, match="3 unknown ids; --teacher_unknown_ids=3 would leave them out"):
+  with pytest.raises(InputError, match="3 unknown ids; `teacher_unknown_ids=3` would leave them out"):
     imported.read(path, dataset, unknown_ids=2)
   found = imported.read(path, dataset, unknown_ids=3)
   assert listed(found.lists) == {1: [(5, 0.0), (2, 0.0)]} and "3 unknown ids left out" in found.coverage
@@ -197,7 +197,7 @@ def half(tmp_path_factory):
                                 "kl(k=12, temperature=1.0)"])
 def test_lists_reach_the_method_with_their_confidences(kd, half, flags):
   path, rows, dataset = half
-  ready = setup.setup(flags(DATA, "--model=mf(dim=4)", f"--kd={kd}", f"--teacher=file:{path}", "--workdir=x"))
+  ready = setup.prepare(flags(DATA, "--model=mf(dim=4)", f"--kd={kd}", f"--teacher=file:{path}", "--workdir=x"))
   sources = kd_targets.prepare(ready.run, dataset, ready.given, ready.teachers[0].stored)
   student = {"user": jnp.zeros((dataset.num_users, 4)), "item": jnp.ones((dataset.num_items, 4))}
   params = {"networks": {"student": student}}
@@ -220,8 +220,8 @@ def test_users_without_a_list_are_not_distilled_and_the_file_is_pinned(half, fla
   path = write(tmp_path / "own.jsonl", rows)
   base = (DATA, "--model=mf(dim=4)", "--batch_size=4096", "--optimizer=sgd", "--learning_rate=0.1")
   kd = (*base, "--kd=dllm2rec(k=10)", f"--teacher=file:{path}", f"--workdir={tmp_path / 'kd'}")
-  loop.run_training(flags(*base, "--epochs=1", f"--workdir={tmp_path / 'plain'}"))
-  loop.run_training(flags(*kd, "--epochs=1"))
+  loop.train(flags(*base, "--epochs=1", f"--workdir={tmp_path / 'plain'}"))
+  loop.train(flags(*kd, "--epochs=1"))
   said = capsys.readouterr().out
   assert "30 of 60 users" in said and "30 of 60 users have lists of 10 items" in said
   plain, distilled = (loading.network(str(tmp_path / x), dataset)[1]["params"]["user"] for x in ("plain", "kd"))
@@ -232,7 +232,7 @@ def test_users_without_a_list_are_not_distilled_and_the_file_is_pinned(half, fla
     assert info["teacher"][0]["file"] == hashlib.sha256(file.read()).hexdigest()
   write(tmp_path / "own.jsonl", rows[1:])
   with pytest.raises(InputError, match="other teacher"):
-    loop.run_training(flags(*kd, "--epochs=2"))
+    loop.train(flags(*kd, "--epochs=2"))
 
 
 @pytest.mark.parametrize(("kd", "scored", "said"), [
@@ -242,7 +242,7 @@ def test_methods_that_ask_for_more_than_lists_hold_are_refused(kd, scored, said,
   rows = half[1] if scored else [{k: v for k, v in row.items() if k != "confidences"} for row in half[1]]
   path = write(tmp_path / "x.jsonl", rows)
   with pytest.raises(InputError, match=said):
-    setup.setup(flags(DATA, "--model=mf(dim=4)", f"--kd={kd}", f"--teacher=file:{path}", "--workdir=x"))
+    setup.prepare(flags(DATA, "--model=mf(dim=4)", f"--kd={kd}", f"--teacher=file:{path}", "--workdir=x"))
 
 
 @pytest.mark.parametrize("kd", ["fitnet()", "kl(candidates='student', k=5)"])
@@ -251,6 +251,6 @@ def test_embeddings_teach_scores_and_representations(kd, half, flags, tmp_path):
   arrays = {"users": dataset.user_ids.astype(str), "items": dataset.item_ids.astype(str)}
   arrays |= {f"{x}_vectors": rng.normal(size=(len(arrays[f"{x}s"]), 6)) for x in ("user", "item")}
   path = write(tmp_path / "x.npz", arrays)
-  result = loop.run_training(flags(
+  result = loop.train(flags(
       DATA, "--model=mf(dim=4)", "--epochs=1", f"--kd={kd}", f"--teacher=file:{path}", f"--workdir={tmp_path / 'run'}"))
   assert np.isfinite(list(result["validation"].values())).all()

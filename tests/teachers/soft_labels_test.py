@@ -219,7 +219,7 @@ def test_a_data_set_whose_test_part_was_not_loaded_is_accepted(tmp_path):
 SLOW_WRITER = """
 import sys, time
 import numpy as np
-from kd_jax import soft_labels
+from kd_jax.teachers import soft_labels
 
 def blocks():
   for user in range(1000):

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from kd_jax import registry
 from kd_jax.base import InputError
 from kd_jax.runs import loop, setup
 from kd_jax.storage import checkpoint
 from kd_jax.teachers import warm_start
-from kd_jax.training import optimizers
+from kd_jax.training import parameters
 
 
 def best(directory):
@@ -32,14 +33,14 @@ def domains(tmp_path_factory, flags):
   write_log(folder / "b.csv", [f"u{n}" for n in range(20, 60)], [f"i{n}" for n in range(30, 80)], 1)
   data = [f"--data=interactions(path='{folder / name}.csv')" for name in "ab"]
   run = folder / "run"
-  loop.run_training(flags(data[0], "--model=mf(dim=4)", "--epochs=2", "--batch_size=64", f"--workdir={run}"))
+  loop.train(flags(data[0], "--model=mf(dim=4)", "--epochs=2", "--batch_size=64", f"--workdir={run}"))
   return types.SimpleNamespace(run=run, a=data[0], b=data[1])
 
 
 def test_rows_of_another_domain_are_found_by_id(domains, flags, capsys):
   values = flags(domains.b, "--model=mf(dim=4)", f"--init_from={domains.run}", "--workdir=x")
-  ready = setup.setup(values)
-  source = setup.setup(flags(domains.a, "--model=mf(dim=4)", "--workdir=x")).dataset
+  ready = setup.prepare(values)
+  source = setup.prepare(flags(domains.a, "--model=mf(dim=4)", "--workdir=x")).dataset
   rng, sizes = np.random.default_rng(3), {"user": ready.dataset.num_users, "item": ready.dataset.num_items}
   fresh = {side: rng.normal(size=(size, 4)).astype(np.float32) for side, size in sizes.items()}
   found, trained = warm_start.start(jax.tree.map(jax.numpy.asarray, fresh), ready.warm_start.found), best(domains.run)
@@ -67,7 +68,7 @@ def test_as_many_users_as_items_are_told_apart_by_name(domains):
 
 def test_a_student_starts_from_its_teacher_and_says_so(teacher, flags, small, tmp_path, capsys):
   run = (*small, "--model=mf(dim=16)", f"--init_from={teacher}", f"--workdir={tmp_path / 'run'}")
-  result = loop.run_training(flags(*run, "--learning_rate=1e-9", "--epochs=1"))
+  result = loop.train(flags(*run, "--learning_rate=1e-9", "--epochs=1"))
   assert "item [222, 16]: all 222 items" in capsys.readouterr().out
   there = json.loads((teacher / "result.json").read_text())
   assert result["validation"] == pytest.approx(there["validation"], abs=1e-6)  # nothing was learned beyond
@@ -75,7 +76,7 @@ def test_a_student_starts_from_its_teacher_and_says_so(teacher, flags, small, tm
 
 
 def test_parts_of_another_model_are_taken(teacher, flags, small):
-  ready = setup.setup(flags(*small, "--model=cdae(dim=16)", f"--init_from={teacher}", "--workdir=x"))
+  ready = setup.prepare(flags(*small, "--model=cdae(dim=16)", f"--init_from={teacher}", "--workdir=x"))
   assert set(ready.warm_start.found) == {"user"}
   assert ready.warm_start.report["encoder"] == "not found"
 
@@ -83,32 +84,33 @@ def test_parts_of_another_model_are_taken(teacher, flags, small):
 @pytest.mark.parametrize(("arguments", "said"), [
     (("--model=mf(dim=8)",), r"nothing of mf\(dim=16\) fits: item not loaded, \[222, 16\] there"),
     (("--model=pop()",), "computed, not trained"), (("--init_from=nowhere",), "no run directory"),
-    (("--freeze=itme",), "--freeze=itme: matches none of item, user"),
+    (("--freeze=itme",), "`freeze=itme`: matches none of item, user"),
     (("--freeze=*",), "leaves nothing of item, user to train")])
 def test_what_cannot_be_is_refused(arguments, said, teacher, flags, small):
   with pytest.raises(InputError, match=said):
-    setup.setup(flags(*small, "--model=mf(dim=16)", f"--init_from={teacher}", "--workdir=x", *arguments))
+    setup.prepare(flags(*small, "--model=mf(dim=16)", f"--init_from={teacher}", "--workdir=x", *arguments))
 
 
 def test_frozen_parameters_stay_to_the_bit_and_resume(teacher, flags, small, tmp_path):
   own = ("--model=mf(dim=16)", "--freeze=item", "--weight_decay=0.1", f"--init_from={teacher}", f"--teacher={teacher}",
          "--kd=kl(k=10)")
-  run = lambda name, epochs: loop.run_training(flags(
+  run = lambda name, epochs: loop.train(flags(
       *small, *own, f"--epochs={epochs}", f"--workdir={tmp_path / name}"))
   run("whole", 2), run("parts", 1), run("parts", 2)
   before, after, resumed = best(teacher), best(tmp_path / "whole"), best(tmp_path / "parts")
   np.testing.assert_array_equal(after["item"], before["item"])
   assert (after["user"] != before["user"]).any(axis=1).all()
   jax.tree.map(np.testing.assert_array_equal, after, resumed)
-  with pytest.raises(InputError, match="--freeze"):
-    loop.run_training(flags(*small, *own, "--freeze=user", "--epochs=2", f"--workdir={tmp_path / 'whole'}"))
+  with pytest.raises(InputError, match="`freeze=user`"):
+    loop.train(flags(*small, *own, "--freeze=user", "--epochs=2", f"--workdir={tmp_path / 'whole'}"))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
 def test_no_optimizer_and_no_decay_moves_what_is_frozen(name):
   params = {"networks": {"student": {"item": np.ones(3), "a": {"item": np.ones(3)}}, "peer": {"item": np.ones(3)}},
             "adapters": {}}
-  optimizer = optimizers.make(name, 0.1, 0.5, ("item", "b*"))
+  optimizer = registry.build("optimizers", registry.Call(name), learning_rate=0.1, weight_decay=0.5, decayed=None)
+  optimizer = parameters.freeze(optimizer, ("item", "b*"))
   updates, _ = optimizer.update(jax.tree.map(np.ones_like, params), optimizer.init(params), params)
   moved = {k: bool((v != 0).any()) for k, v in warm_start.named(updates).items()}
   assert moved == {"networks/student/item": False, "networks/student/a/item": True, "networks/peer/item": True}

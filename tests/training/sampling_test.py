@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import bpr
 from scipy import stats
 
 from kd_jax import registry
@@ -17,7 +18,6 @@ from kd_jax.losses import _lists
 from kd_jax.losses.bd import bd
 from kd_jax.losses.rcekd import rcekd
 from kd_jax.losses.rrd import rrd
-from kd_jax.objectives import tasks
 from kd_jax.ranking import rank
 from kd_jax.training import batches, graph, kd_targets
 
@@ -235,7 +235,7 @@ def test_views_hold_top_lists_of_unseen_items_and_the_teacher_scores_every_candi
   tables = [{k: jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for k, n in (("user", 70), ("item", 60))}
             for _ in range(2)]
   run = graph.Run(((STUDENT, modules[0]), (TEACHER, modules[1])), (STUDENT,),
-                  ((STUDENT, TEACHER),), ((1.0, echo()),), tasks.bpr, optax.sgd(0.1), "sum")
+                  ((STUDENT, TEACHER),), ((1.0, echo()),), bpr(), optax.sgd(0.1), "sum")
   given = graph.Given({TEACHER: tables[1]}, {})
   sources = kd_targets.prepare(run, dataset, given)
   params = {"networks": {STUDENT: tables[0]}, "adapters": {}}
@@ -280,7 +280,7 @@ def test_seen_draws_are_distinct_training_items_and_uniform(rows):
 
 def test_check_refuses_a_learner_that_is_not_there(make_dataset):
   run = graph.Run((), (STUDENT,), (), ((1.0, bd(learner="peer")),), None, None, "sum")
-  with pytest.raises(InputError, match="--peer=MODEL"):
+  with pytest.raises(InputError, match="`peer=MODEL`"):
     kd_targets.check(run, make_dataset())
 
 
@@ -294,5 +294,5 @@ def test_check_refuses_lists_that_a_user_cannot_fill(make_dataset):
   fits(Lists(student=30, exclude_seen=False))
   for wrong in (Lists(teacher=21), Lists(student=21), Lists(teacher=10, unseen=11),
                 Lists(student=31, exclude_seen=False)):
-    with pytest.raises(ValueError, match="--kd"):
+    with pytest.raises(ValueError, match="`kd`"):
       fits(wrong)

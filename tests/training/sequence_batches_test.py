@@ -91,17 +91,17 @@ def test_drawn_sequences_have_users_items_and_unseen_negatives(log):
 def test_batches_too_small_for_a_sequence_are_refused(flags, small):
   from kd_jax.runs import setup
 
-  with pytest.raises(InputError, match="--batch_size=49: holds 0 sequences of 50"):
-    setup.setup(flags(*small, "--model=sasrec()", "--batch_size=49", "--workdir=x"))
-  with pytest.raises(InputError, match="--peer"):
-    setup.setup(flags(*small, "--model=sasrec(length=5)", "--peer=sasrec(length=6)", "--kd=kl()", "--workdir=x"))
+  with pytest.raises(InputError, match="`batch_size=49`: holds 0 sequences of 50"):
+    setup.prepare(flags(*small, "--model=sasrec()", "--batch_size=49", "--workdir=x"))
+  with pytest.raises(InputError, match="`peer`"):
+    setup.prepare(flags(*small, "--model=sasrec(length=5)", "--peer=sasrec(length=6)", "--kd=kl()", "--workdir=x"))
 
 
 @pytest.mark.parametrize("peer", ["sasrec(dim=4, length=5)", "mf(dim=4)"])
 def test_peers_share_batches(flags, small, peer):
   from kd_jax.runs import setup
 
-  ready = setup.setup(flags(*small, "--model=sasrec(dim=8, length=5)", f"--peer={peer}", "--kd=kl()", "--workdir=x"))
+  ready = setup.prepare(flags(*small, "--model=sasrec(dim=8, length=5)", f"--peer={peer}", "--kd=kl()", "--workdir=x"))
   assert ready.planner(ready.dataset)(1)["place"].shape[1] == 255
 
 

@@ -1,5 +1,6 @@
 """Steps of training written out in NumPy, and what weighs what."""
 
+import dataclasses
 import math
 
 import flax.linen as nn
@@ -7,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import bpr
 
 from kd_jax import registry
 from kd_jax.base import KD, STUDENT, TEACHER, Outputs
 from kd_jax.devices import parallel
 from kd_jax.losses.kl import kl
-from kd_jax.objectives import tasks
-from kd_jax.training import graph, optimizers, step
+from kd_jax.optimizers.adam import adam
+from kd_jax.optimizers.adamw import adamw
+from kd_jax.optimizers.sgd import sgd
+from kd_jax.training import graph, step
 
 U, I, D = 6, 9, 3  # noqa: E741 (as everywhere)
 NOTHING = graph.Given({}, {})
@@ -33,10 +37,10 @@ def to_jax(tree):
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
 
 
-def make_run(optimizer, loss=tasks.bpr, reduction="sum", kds=()):
+def make_run(optimizer, reduction="sum", kds=()):
   networks = ((STUDENT, mf()), (TEACHER, mf(4)))
   edges = ((STUDENT, TEACHER),) if kds else ()
-  return graph.Run(networks[: 1 + bool(kds)], (STUDENT,), edges, tuple(kds), loss, optimizer, reduction)
+  return graph.Run(networks[: 1 + bool(kds)], (STUDENT,), edges, tuple(kds), bpr(), optimizer, reduction)
 
 
 def start(run, params):
@@ -102,7 +106,7 @@ def assert_tables(found, expected, rtol=1e-5):
 def test_one_step_of_sgd_is_bpr_by_hand():
   params = tables(0)
   loss, gradient = bpr_by_hand(params, a_batch(1))
-  run = make_run(optimizers.make("sgd", 0.1, 0.0))
+  run = make_run(sgd(0.1, 0.0, None))
   found, losses = run_steps(run, start(run, params), 1)
   assert losses[0]["base"] == pytest.approx(loss / 5, rel=1e-5)
   assert_tables(found, {k: params[k] - 0.1 * gradient[k] for k in params})
@@ -112,7 +116,7 @@ def test_one_step_of_sgd_is_bpr_by_hand():
 def test_three_steps_of_adam_with_coupled_l2_by_hand(decay):
   params = tables(1)
   expected = adam_by_hand(params, lambda p, t: bpr_by_hand(p, a_batch(t))[1], 3, rate=0.02, decay=decay)
-  run = make_run(optimizers.make("adam", 0.02, decay))
+  run = make_run(adam(0.02, decay, None))
   assert_tables(run_steps(run, start(run, params), 3)[0], expected)
 
 
@@ -120,8 +124,8 @@ def test_coupled_l2_decays_rows_outside_the_batch_and_adamw_decays_otherwise():
   params = tables(2)
   outside = {"user": 5, "item": 8}
   found = {}
-  for name in ("adam", "adamw"):
-    run = make_run(optimizers.make(name, 0.02, 0.3))
+  for name, optimizer in (("adam", adam), ("adamw", adamw)):
+    run = make_run(optimizer(0.02, 0.3, None))
     found[name] = run_steps(run, start(run, params), 1)[0]
   for k, row in outside.items():
     before = params[k][row]
@@ -133,7 +137,7 @@ def test_coupled_l2_decays_rows_outside_the_batch_and_adamw_decays_otherwise():
 def test_sgd_with_decay_adds_it_to_the_gradient():
   params = tables(3)
   gradient = bpr_by_hand(params, a_batch(1))[1]
-  run = make_run(optimizers.make("sgd", 0.1, 0.3))
+  run = make_run(sgd(0.1, 0.3, None))
   assert_tables(run_steps(run, start(run, params), 1)[0],
                 {k: params[k] - 0.1 * (gradient[k] + 0.3 * params[k]) for k in params})
 
@@ -142,7 +146,7 @@ def test_mean_reduction_divides_by_the_rows_that_count():
   params, weight = tables(4), np.array([1, 1, 0, 1, 0], np.float32)
   batch = a_batch(1, weight)
   loss, gradient = bpr_by_hand(params, batch)
-  run = make_run(optimizers.make("sgd", 0.1, 0.0), reduction="mean")
+  run = make_run(sgd(0.1, 0.0, None), reduction="mean")
   state, losses = step.train_step(start(run, params), NOTHING, {}, batch, jax.random.key(0), run=run)
   assert float(losses["base"]) == pytest.approx(loss / 3, rel=1e-5)
   assert_tables(state.params["networks"][STUDENT], {k: params[k] - 0.1 * gradient[k] / 3 for k in params})
@@ -156,13 +160,15 @@ def test_base_losses_by_hand():
       "bpr": [sum(log(sigmoid(r[0] - n)) for n in r[1:]) / 2 for r in rows],
       "bce": [log(sigmoid(r[0])) + sum(log(1 - sigmoid(n)) for n in r[1:]) / 2 for r in rows],
       "softmax": [log(math.exp(r[0]) / sum(map(math.exp, r))) for r in rows]}
-  assert set(expected) == {n for n, loss in tasks.INTERACTIONS.losses.items() if loss not in tasks.ALL_ITEMS}
+  made = {name: registry.build("objectives", registry.Call(name)) for name in registry.names("objectives")}
+  assert set(expected) == {n for n, x in made.items() if "interactions" in x.on and not x.all_items}
   for name, values in expected.items():
-    np.testing.assert_allclose(tasks.INTERACTIONS.losses[name](Outputs(jnp.array(rows)), {}), values, rtol=1e-5)
+    found = made[name].loss(Outputs(jnp.array(rows)), {}, jax.random.key(0))
+    np.testing.assert_allclose(found, values, rtol=1e-5)
 
 
 def test_a_padded_batch_gives_what_the_rows_alone_give():
-  run = make_run(optimizers.make("adam", 0.02, 0.1), kds=[(0.7, kl(candidates="full"))])
+  run = make_run(adam(0.02, 0.1, None), kds=[(0.7, kl(candidates="full"))])
   given = graph.Given({TEACHER: to_jax(tables(9, 4))}, {})
   batch = a_batch(1)
   padded = {k: np.concatenate([v, np.zeros((3, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
@@ -173,7 +179,7 @@ def test_a_padded_batch_gives_what_the_rows_alone_give():
 
 @pytest.mark.parametrize("kd_per", ["interaction", "user"])
 def test_distillation_is_weighed_by_interactions_or_by_users(kd_per):
-  run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=[(1.0, kl(candidates="full"))])
+  run = make_run(sgd(0.1, 0.0, None), kds=[(1.0, kl(candidates="full"))])
   teacher, params, batch = tables(9, 4), tables(6), a_batch(1)
   if kd_per == "user":
     batch["kd_users_weight"] = np.minimum(batch["kd_users_weight"], 1)
@@ -192,8 +198,8 @@ def test_distillation_is_weighed_by_interactions_or_by_users(kd_per):
 @pytest.mark.parametrize("rows", [2, 5])  # of few there are fewer than items
 def test_sampled_items_are_rows_beside_the_positives(rows):
   of_users = KD(lambda student, teacher, batch: student.scores[:, 0], sample=lambda rng, view: {"items": view.unseen})
-  of_items = of_users._replace(rows="items", sampled_items=True)
-  run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=[(1.0, of_users), (1.0, of_items)])
+  of_items = dataclasses.replace(of_users, rows="items", sampled_items=True)
+  run = make_run(sgd(0.1, 0.0, None), kds=[(1.0, of_users), (1.0, of_items)])
   rng, params, batch = np.random.default_rng(0), tables(6), a_batch(1)
   batch |= {name: batch[name][:rows] for name in ("kd_users", "kd_users_weight", "kd_items", "kd_items_weight")}
   keys = [f"{i}:{STUDENT}<-{TEACHER}" for i in range(2)]
@@ -223,7 +229,7 @@ def test_the_update_is_of_base_plus_weighted_methods():
   given = graph.Given({TEACHER: to_jax(tables(9, 4))}, {})
   moves = []
   for chosen in ([], kds[:1], kds[1:], kds):
-    run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=chosen)
+    run = make_run(sgd(0.1, 0.0, None), kds=chosen)
     moves.append(run_steps(run, start(run, tables(7)), 1, given)[0])
   for k in ("user", "item"):
     base, first, second, both = (np.asarray(m[k], np.float64) for m in moves)
@@ -236,7 +242,7 @@ def test_the_base_loss_has_a_weight_too(weight):
   kds, moves = [(0.5, kl(candidates="full"))], []
   given = graph.Given({TEACHER: to_jax(tables(9, 4))}, {})
   for own, chosen in ((1.0, []), (0.0, kds), (weight, kds)):
-    run = make_run(optimizers.make("sgd", 0.1, 0.0), kds=chosen)._replace(loss_weight=own)
+    run = make_run(sgd(0.1, 0.0, None), kds=chosen)._replace(loss_weight=own)
     found, losses = run_steps(run, start(run, tables(7)), 1, given)
     moves.append({k: np.asarray(found[k], np.float64) - tables(7)[k] for k in found})
     assert losses[0]["base"] > 0  # what is logged is not weighted
@@ -257,8 +263,8 @@ class Same(nn.Module):
 def test_an_adapter_is_initialised_beside_a_method_of_sampled_users_of_items():
   of_items = KD(lambda student, teacher, batch: student.scores[:, 0], rows="items",
                 sample=lambda rng, view: {"items": jnp.zeros(2, jnp.int32)})
-  run = make_run(optimizers.make("sgd", 0.1, 0.0),
-                 kds=[(1.0, kl(candidates="full")._replace(adapter=Same())), (1.0, of_items)])
+  run = make_run(sgd(0.1, 0.0, None),
+                 kds=[(1.0, dataclasses.replace(kl(candidates="full"), adapter=Same())), (1.0, of_items)])
   batch = jax.tree.map(jnp.asarray, a_batch(1))
   state = step.init(jax.random.key(0), run, graph.Given({TEACHER: to_jax(tables(9, 4))}, {}), batch)
   assert jax.tree.leaves(state.params["adapters"]) == [1.0]
@@ -281,7 +287,7 @@ def test_lists_side_by_side_are_separate_applies():
 
 @pytest.mark.parametrize("name", ["jit", "pmap"])
 def test_an_epoch_leaves_the_teacher_as_it_was(name):
-  run = make_run(optimizers.make("adam", 0.1, 0.5), kds=[(5.0, kl(candidates="full"))])
+  run = make_run(adam(0.1, 0.5, None), kds=[(5.0, kl(candidates="full"))])
   given = graph.Given({TEACHER: to_jax(tables(9, 4))}, {})
   before = jax.tree.map(np.array, given.params)
   epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
@@ -292,7 +298,7 @@ def test_an_epoch_leaves_the_teacher_as_it_was(name):
 
 
 def test_an_epoch_is_its_steps():
-  run = make_run(optimizers.make("adam", 0.1, 0.0))
+  run = make_run(adam(0.1, 0.0, None))
   epoch = jax.tree.map(lambda *x: np.stack(x), a_batch(1), a_batch(2))
   found, losses = step.train_epoch(start(run, tables(5)), NOTHING, {}, epoch, jax.random.key(0), run=run)
   expected, each = run_steps(run, start(run, tables(5)), 2)

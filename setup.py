@@ -31,6 +31,7 @@ setuptools.setup(
     cmdclass={"build_py": BuildWithFolders},
     entry_points={"console_scripts": ["kd-jax = kd_jax.cli:console"]},
     packages=setuptools.find_packages(include=["kd_jax", "kd_jax.*"]),
+    package_data={"kd_jax": ["py.typed"]},
     python_requires=">=3.11",
     install_requires=[
         "absl-py>=2.1",

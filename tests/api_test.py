@@ -26,7 +26,9 @@ class Biased(nn.Module):
   inner_product = False
 
   def setup(self):
-    table = lambda name, rows: self.param(name, nn.initializers.normal(0.1), (rows, self.dim))
+    def table(name, rows):
+      return self.param(name, nn.initializers.normal(0.1), (rows, self.dim))
+
     self.user, self.item = table("user", self.num_users), table("item", self.num_items)
     self.bias = self.param("bias", nn.initializers.zeros, (self.num_items,))
 
@@ -51,7 +53,9 @@ def pull(k=5):
 @pytest.mark.short
 @pytest.mark.parametrize("written", [False, True], ids=["in memory", "with a workdir"])
 def test_teacher_student_evaluation(written, tmp_path):
-  place = lambda name: {"workdir": tmp_path / name} if written else {}
+  def place(name):
+    return {"workdir": tmp_path / name} if written else {}
+
   told = []
   data = kd_jax.load_data(DATA)
   teacher = kd_jax.fit(data, model="mf(dim=16)", weight_decay=1e-4, **QUICK, **place("teacher"))
@@ -139,7 +143,10 @@ def test_weight_decay_covers_what_it_is_told_to():
     made[decayed] = kd_jax.fit(DATA, model="mf(dim=4)", weight_decay=10.0, decayed=decayed, optimizer="sgd",
                                learning_rate=0.01, epochs=1, batch_size=4096)
   start = kd_jax.fit(DATA, model="mf(dim=4)", optimizer="sgd", learning_rate=0.01, epochs=1, batch_size=4096)
-  norm = lambda run, name: float(np.linalg.norm(run.params[name]))
+
+  def norm(run, name):
+    return float(np.linalg.norm(run.params[name]))
+
   for name in ("user", "item"):
     assert norm(made["*"], name) == pytest.approx(0.9 * norm(start, name), rel=0.02)
     assert norm(made["adapters/*"], name) == norm(start, name)

@@ -146,10 +146,15 @@ def test_wrong_runs_are_refused_and_leave_nothing(arguments, said, flags, small,
 
 
 def test_a_changed_flag_is_refused_by_name_and_a_finished_run_is_left_alone(flags, small, tmp_path):
-  run = lambda *own: loop.train(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
+  def run(*own):
+    return loop.train(flags(*small, f"--workdir={tmp_path / 'run'}", *own))
+
   first = run()
   kept = ("metrics.jsonl", "manifest.json", "flags.txt", "run.json", "result.json")
-  contents = lambda: {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.name in kept}
+
+  def contents():
+    return {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.name in kept}
+
   before = contents()
   assert run() == first and contents() == before and len(before) == len(kept)
   for changed in ("--learning_rate=0.5", "--seed=1", "--model=mf(dim=5)"):
@@ -160,8 +165,12 @@ def test_a_changed_flag_is_refused_by_name_and_a_finished_run_is_left_alone(flag
 
 
 def test_flags_of_a_run_are_the_same_however_they_are_written(flags, small, tmp_path, monkeypatch):
-  values = lambda teacher, kd="0.5*kl( ) + rrd()": options.texts(flags(*small, f"--teacher={teacher}", f"--kd={kd}"))
-  check = lambda texts: run_directory.check_flags("run", texts, {}, 3, True)
+  def values(teacher, kd="0.5*kl( ) + rrd()"):
+    return options.texts(flags(*small, f"--teacher={teacher}", f"--kd={kd}"))
+
+  def check(texts):
+    return run_directory.check_flags("run", texts, {}, 3, True)
+
   info = {key: [] for key in ("hashes", "teacher", "features", "init_from", "versions", "devices")}
   (tmp_path / "run").mkdir()
   run_directory.start(tmp_path / "run", values(tmp_path / "a", "0.5*kl(\n) + rrd()"), info)

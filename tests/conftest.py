@@ -35,14 +35,14 @@ def pytest_collection_finish(session):
   A test file has `BESIDE`, {key: function}, and its tests ask the fixture `beside` for what the functions returned.
   """
   if not session.config.option.collectonly:
-    for module in dict.fromkeys(item.module for item in session.items):
+    for module in dict.fromkeys(item.module for item in session.items if "beside" in item.fixturenames):
       for key, function in getattr(module, "BESIDE", {}).items():
         _BEGUN[module.__name__, key] = _SECOND_CORE.submit(function)
 
 
 @pytest.fixture(scope="module")
 def beside(request):
-  """beside(key): what a function of the file's `BESIDE` returned, when it has."""
+  """beside(key): what a function of the file's `BESIDE` returned, when it has; what it raised is raised."""
   return lambda key: _BEGUN[request.module.__name__, key].result()
 
 
@@ -60,13 +60,30 @@ def _forget_compiled():
   jax.clear_caches()
 
 
+DATA = pathlib.Path(os.environ.get("KD_JAX_DATA") or ROOT.parent / "shared" / "data")  # of source files, if it is there
+
+
 @pytest.fixture(scope="session")
 def real_data():
   """The folder of source files of the real data sets."""
-  folder = pathlib.Path(os.environ.get("KD_JAX_DATA") or ROOT.parent / "shared" / "data")
-  if not folder.is_dir():
-    pytest.skip(f"no real data: set KD_JAX_DATA to a folder of source files ({folder} does not exist)")
-  return folder
+  if not DATA.is_dir():
+    pytest.skip(f"no real data: set KD_JAX_DATA to a folder of source files ({DATA} does not exist)")
+  return DATA
+
+
+def run_script(name, *arguments, cwd=None, env=None):
+  """The finished process of scripts/NAME.py."""
+  command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
+  return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def in_a_folder(function, *arguments):
+  """A function for `BESIDE` that calls `function(folder, *arguments)` with an empty folder, removed at the end."""
+  def call():
+    with tempfile.TemporaryDirectory() as folder:
+      return function(pathlib.Path(folder), *arguments)
+
+  return call
 
 
 @functools.cache
@@ -172,9 +189,4 @@ def teacher(tmp_path_factory, flags, small):
 @pytest.fixture(scope="session")
 def script():
   """script("train", "--epochs=1", ...): the finished process of scripts/train.py."""
-
-  def run(name, *arguments, cwd=None, env=None):
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
-
-  return run
+  return run_script

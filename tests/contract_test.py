@@ -80,6 +80,7 @@ def test_only_a_base_loss_that_declares_it_compares_examples(name, kind):
   outputs, batch = example(objective, kind)
   found = objective.loss(outputs, batch, jax.random.key(0))
   other, _ = example(objective, kind, seed=1)
+
   def first(a, b):
     return jnp.concatenate([a[:1], b[1:]])
 

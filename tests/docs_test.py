@@ -1,5 +1,6 @@
 """What the documents show is executed: their files, tests and commands, and the generated page."""
 
+import importlib.util
 import os
 import pathlib
 import re
@@ -10,6 +11,7 @@ import sys
 
 import processes_test
 import pytest
+from conftest import DATA, in_a_folder
 
 from kd_jax.tables import methods_page, toml_file
 
@@ -41,22 +43,23 @@ def follow(document, folder, real_data):
   return [line for block in blocks(document, "bash") for line in block.splitlines()], run
 
 
-def test_the_worked_example_works(tmp_path, real_data):
-  commands, run = follow(ROOT / "docs/add_a_loss.md", tmp_path, real_data)
+def worked_example(folder):
+  commands, run = follow(ROOT / "docs/add_a_loss.md", folder, DATA)
   assert len(commands) == 3
   for command in commands:
     run(command)
 
 
-def test_the_program_of_the_page_on_python_works(tmp_path, real_data):
-  commands, run = follow(ROOT / "docs/python.md", tmp_path, real_data)
+def python_page(folder):
+  commands, run = follow(ROOT / "docs/python.md", folder, DATA)
   assert not commands
   assert 0 < float(run("python in_python.py").splitlines()[-1].split()[0]) < 1
-  assert {path.name for path in tmp_path.iterdir()} == {"in_python.py", "scripts"}  # without a workdir
+  assert {path.name for path in folder.iterdir()} == {"in_python.py", "scripts"}  # without a workdir
 
 
-def test_processes_and_split_tables_are_what_the_page_on_scale_says(tmp_path, real_data):
-  commands, run = follow(ROOT / "docs/scale.md", tmp_path, real_data)
+def scale(folder):
+  """Processes and split tables are what the page on scale says."""
+  commands, run = follow(ROOT / "docs/scale.md", folder, DATA)
   assert len(commands) == 4 and "127.0.0.1:7654" in commands[0] and commands[0].endswith("& done; wait)")
   # At a port that is free here; the shell's `wait` alone would hide that a process failed.
   commands[0] = commands[0].replace("127.0.0.1:7654", f"127.0.0.1:{processes_test.free_port()}").replace(
@@ -64,31 +67,46 @@ def test_processes_and_split_tables_are_what_the_page_on_scale_says(tmp_path, re
   for command in commands:
     assert run(command).count("validation") == 1  # the first process prints
   for name in ("two", "split"):
-    processes_test.assert_equal_runs(tmp_path / "runs/one", tmp_path / "runs" / name)
+    processes_test.assert_equal_runs(folder / "runs/one", folder / "runs" / name)
   measured = run("python traffic.py 1 0 200 256 0").splitlines()
   assert len(measured) == 5 and all(re.fullmatch(r"[\d.]+ ms, [\d.]+ MB a step", line) for line in measured)
 
 
-@pytest.fixture(scope="module")
-def importing(tmp_path_factory, real_data):
-  """The commands of docs/import_a_teacher.md, of which the first has been run."""
-  commands, run = follow(ROOT / "docs/import_a_teacher.md", tmp_path_factory.mktemp("import"), real_data)
+IMPORTED = {"svd": "embeddings of width 32 of all 942 users and 1,447 items",
+            "als": "embeddings of width 64 of all 942", "lists": "of 847 of 942 users"}
+
+
+def importing(folder):
+  """{teacher: what its student's training printed}, from the commands of docs/import_a_teacher.md."""
+  commands, run = follow(ROOT / "docs/import_a_teacher.md", folder, DATA)
   assert commands[0] == "python write_train.py" and len(commands) == 7
   run(commands[0])
-  return commands, run
+  said = {}
+  for name in IMPORTED:
+    if name != "als" or importlib.util.find_spec("implicit"):
+      write, train = (c for c in commands if f"{name}.py" in c or f"from_{name}" in c)
+      run(write)
+      said[name] = run(train)
+  return said
 
 
-@pytest.mark.parametrize(("name", "coverage"), [
-    ("svd", "embeddings of width 32 of all 942 users and 1,447 items"), ("als", "embeddings of width 64 of all 942"),
-    ("lists", "of 847 of 942 users")])
-def test_a_teacher_of_another_library_is_distilled(name, coverage, importing):
+FOLLOWED = {function.__name__: in_a_folder(function) for function in (worked_example, python_page, scale)}
+BESIDE = (FOLLOWED | {"importing": in_a_folder(importing)}) if DATA.is_dir() else {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_a_page_holds(name, real_data, beside):
+  beside(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", IMPORTED)
+def test_a_teacher_of_another_library_is_distilled(name, real_data, beside):
   if name == "als":
     pytest.importorskip("implicit", reason="pip install implicit to run the part of it in docs/import_a_teacher.md")
-  commands, run = importing
-  write, train = (c for c in commands if f"{name}.py" in c or f"from_{name}" in c)
-  run(write)
-  said = run(train)
-  assert coverage in said
+  said = beside("importing")[name]
+  assert IMPORTED[name] in said
   assert float(re.search(r"validation .*ndcg@10 ([\d.]+)", said)[1]) > 0.12  # popularity: 0.1
 
 

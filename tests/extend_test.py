@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import in_a_folder
 
 import kd_jax
 
@@ -105,7 +106,7 @@ SCHEDULE = '''
 import optax
 
 
-def rise_and_fall(learning_rate, steps_per_epoch, epochs, warmup: float = 1.0, depth: float = -1.0) -> optax.Schedule:
+def rise_and_fall(learning_rate, steps_per_epoch, epochs, warmup: float = 1.0, depth: float = 0.0) -> optax.Schedule:
   assert depth == -2.5, "a negative value of an argument reaches the factory"
   return optax.warmup_cosine_decay_schedule(0.0, learning_rate, int(warmup * steps_per_epoch), steps_per_epoch * epochs)
 '''
@@ -169,7 +170,7 @@ def test_a_new_method_trains_from_its_own_file(tmp_path, teacher, small, script)
 def test_help_lists_what_stands_in_the_working_directory(folder, script):
   told = script("train", "--help", cwd=folder).stdout
   for line in ("my_losses.margin(k=5, uninteresting=5, width=1.0)", "my_metrics.coverage(k=10)",
-               "my_objectives.direct_au(gamma=1.0)", "my_schedules.rise_and_fall(warmup=1.0, depth=-1.0)",
+               "my_objectives.direct_au(gamma=1.0)", "my_schedules.rise_and_fall(warmup=1.0, depth=0.0)",
                "my_callbacks.recorder(path='told.jsonl')"):
     assert line in told
 
@@ -260,7 +261,9 @@ np.savez(sys.argv[2], losses=[line["loss"]["base"] for line in run.history], **r
 """
 
 
-def test_a_base_loss_that_compares_examples_is_equal_on_one_and_four_devices(folder):
+def direct_au(folder):
+  """{run: losses and parameters} on one and four devices."""
+  (folder / "my_objectives.py").write_text(OBJECTIVE)
   made = {}
   for name, devices, mode in (("one", 1, "jit"), ("four", 4, "jit"), ("pmap", 4, "pmap")):
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -270,6 +273,14 @@ def test_a_base_loss_that_compares_examples_is_equal_on_one_and_four_devices(fol
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     made[name] = dict(np.load(folder / f"{name}.npz"))
+  return made
+
+
+BESIDE = {"direct_au": in_a_folder(direct_au)}
+
+
+def test_a_base_loss_that_compares_examples_is_equal_on_one_and_four_devices(beside):
+  made = beside("direct_au")
   for name in ("four", "pmap"):
     assert np.isfinite(made["one"]["losses"]).all() and made["one"]["losses"][1] < made["one"]["losses"][0]
     for key, value in made["one"].items():

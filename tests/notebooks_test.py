@@ -26,6 +26,7 @@ def execute(path):
 BESIDE = {path: functools.partial(execute, path) for path in (NOTEBOOKS if DATA.is_dir() else [])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_a_notebook_runs_and_shows_a_figure(path, real_data, beside):
   notebook, left = beside(path)

@@ -121,6 +121,7 @@ def write_log(path):
   path.write_text("\n".join(["user,item", *rows, ""]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=[c.name for c in COMMANDS])
 def test_command_succeeds(reader, command):
   done = reader.done[command]
@@ -128,11 +129,12 @@ def test_command_succeeds(reader, command):
 
 
 def quickstart(reader):
-  command, = (c for c in COMMANDS if "--table=quickstart" in c.text)
+  command = next(c for c in COMMANDS if "--table=quickstart" in c.text)
   assert reader.done[command].returncode == 0
   return reader.folder / re.search(r"--workdir=(\S+)", command.text)[1]
 
 
+@pytest.mark.slow
 def test_quickstart_closes_the_gap_as_claimed(reader):
   result = json.loads((quickstart(reader) / "quickstart.json").read_text())
   found = {row["row"]: row["metrics"]["ndcg@10"] for row in result["rows"]}
@@ -146,6 +148,7 @@ def test_quickstart_closes_the_gap_as_claimed(reader):
     assert (found[name]["mean"] - student) / (teacher - student) >= CLOSED, name
 
 
+@pytest.mark.slow
 def test_quickstart_writes_table_and_figure(reader):
   folder = quickstart(reader)
   table = (folder / "quickstart.md").read_text()
@@ -156,6 +159,7 @@ def test_quickstart_writes_table_and_figure(reader):
   assert (folder / "quickstart.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
+@pytest.mark.slow
 def test_every_file_that_is_named_exists(reader):
   prose = FENCE.sub("", README)  # other pages: docs_test
   named = {m[1].rstrip("/") for m in INLINE.finditer(prose) if PATH.fullmatch(m[1])}
@@ -191,6 +195,7 @@ def test_the_readme_is_short():
   assert len(README.splitlines()) <= 110
 
 
+@pytest.mark.slow
 def test_the_program_in_python_runs_as_written(reader):
   """In Python and on the command line the README trains the same student."""
   assert len(PROGRAM.splitlines()) <= 10

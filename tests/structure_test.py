@@ -60,7 +60,9 @@ ORDER = ("base", "registry", "storage", "data", "models", "losses", "objectives"
 
 
 def test_folders_import_in_one_direction():
-  folder = lambda module: module.split(".")[1] if "." in module else "base"
+  def folder(module):
+    return module.split(".")[1] if "." in module else "base"
+
   assert {folder(module) for module in MODULES} == set(ORDER)
   up = [(module, other) for module, imported in GRAPH.items() for other in imported - {"kd_jax"}
         if module != "kd_jax" and ORDER.index(folder(other)) > ORDER.index(folder(module))]

@@ -32,6 +32,7 @@ def installed(tmp_path_factory):
     return file.namelist(), folder / "site"
 
 
+@pytest.mark.slow
 def test_it_holds_tables_and_commands(installed):
   names = set(installed[0])
   for path in [*(ROOT / "configs").rglob("*.*"), *(ROOT / "scripts").glob("*.py")]:
@@ -39,10 +40,13 @@ def test_it_holds_tables_and_commands(installed):
   assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 
 
+@pytest.mark.slow
 def test_the_command_makes_a_table_from_an_empty_directory(installed, real_data, tmp_path):
-  run = lambda *arguments: subprocess.run(
-      [sys.executable, "-c", "from kd_jax import cli; cli.console()", *arguments], cwd=tmp_path, capture_output=True,
-      text=True, env=os.environ | {"PYTHONPATH": str(installed[1]), "KD_JAX_DATA": str(real_data)})
+  def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from kd_jax import cli; cli.console()", *arguments], cwd=tmp_path, capture_output=True,
+        text=True, env=os.environ | {"PYTHONPATH": str(installed[1]), "KD_JAX_DATA": str(real_data)})
+
   told = run("--help")
   assert told.returncode == 0 and "reproduce" in told.stdout
   done = run("reproduce", "--table=quickstart", "--rows=pop,student", "--seeds=1", "--workdir=table")

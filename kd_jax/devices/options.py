@@ -12,7 +12,7 @@ class ProcessOptions:
   """Of `processes.joined`; without a coordinator the process is alone."""
 
   coordinator: str | None = option(None, "HOST:PORT of process 0, if several processes train together (docs/scale.md); "
-                                   "auto: as SLURM, Kubernetes or a TPU pod says.")
+                                   "auto: read from SLURM, Kubernetes or the TPU pod.")
   num_processes: int | None = option(None, "How many processes train together.", above=0)
   process_id: int | None = option(None, "Which of them this is, from 0; process 0 writes files and prints.", least=0)
 

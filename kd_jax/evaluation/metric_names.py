@@ -20,7 +20,7 @@ CUTOFFS = (5, 10, 20, 50)
 NAMES = ("recall", "precision", "f1", "ndcg", "hit", "mrr", "map")  # computed at every cut-off
 LAST = "epoch"  # a value of `monitor`: the last epoch counts as the best
 _USUAL = {"interactions": "ndcg@10", "tags": "map", "clicks": "auc"}
-_SAMPLED = re.compile(r"(.*[^ ]) ?\(sampled ([1-9]\d*)\)")
+_SAMPLED = re.compile(r"(.*[^ ])\(sampled ([1-9]\d*)\)")
 _CUTOFF = re.compile(r"([\w.]+)@([1-9]\d{0,8})", re.ASCII)
 
 Metrics: TypeAlias = Mapping[str, Metric | LabelMetric]

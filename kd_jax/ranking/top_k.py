@@ -53,5 +53,5 @@ def _folded(bits):
 
 
 def _comparable(scores):
-  """Replaces -0 by +0 and every NaN by one that sorts first, so that the order of the bits is that of `top_k`."""
+  """Replaces -0 by +0 and every NaN by one that sorts first: sorting by bits then gives the order of `top_k`."""
   return jnp.where(jnp.isnan(scores), jnp.nan, jnp.where(scores == 0, 0.0, scores))

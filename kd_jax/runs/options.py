@@ -119,8 +119,6 @@ FIELDS = {field.name: field for field in dataclasses.fields(FitOptions)}
 _BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 # Options that do not change the result of a run: paths, profiling and callbacks.
 _PLACES = ("workdir", "data_dir", "cache_dir", "profile", "callbacks")
-# Flags that flags.txt of older runs may also contain; they are ignored.
-FORMER_PLACES = (*_PLACES, "flagfile", "seeds", "sweep", "coordinator", "num_processes", "process_id")
 
 
 def fit_options(options: FitOptions | None = None, **changes: Any) -> FitOptions:

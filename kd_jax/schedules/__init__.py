@@ -1,5 +1,5 @@
-"""Learning rate schedules. A factory returns an `optax.Schedule`, step -> rate. It receives those of these arguments
-that it has: `learning_rate`, `steps_per_epoch`, and `epochs`, the maximum number of epochs.
+"""Learning rate schedules. A factory returns an `optax.Schedule`, step -> rate. If it has these arguments,
+kd_jax supplies them: `learning_rate`, `steps_per_epoch`, and `epochs`, the maximum number of epochs.
 """
 
 from kd_jax import registry

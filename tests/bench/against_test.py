@@ -76,7 +76,9 @@ def best(tables, dataset, k, exclude_seen):
 
 def sampled(kd, **views):
   """What a method samples for every user; nothing is left to chance."""
-  of_user = lambda view: kd.sample(jax.random.key(0), View(**dict.fromkeys(View._fields) | view))
+  def of_user(view):
+    return kd.sample(jax.random.key(0), View(**dict.fromkeys(View._fields) | view))
+
   return jax.vmap(of_user)(views)
 
 
@@ -166,7 +168,9 @@ def test_an_epoch_of_adam(golden, given, dataset, params):
 
   @jax.jit
   def step(tables, state, batch):
-    losses = lambda p: bpr().loss(module.apply({"params": p, "constants": constants}, batch), batch, None)
+    def losses(p):
+      return bpr().loss(module.apply({"params": p, "constants": constants}, batch), batch, None)
+
     gradient = with_gradient(losses, tables)[1]
     updates, state = optimizer.update(gradient, state, tables)
     return optax.apply_updates(tables, updates), state
@@ -246,7 +250,10 @@ def test_recbole_ranks_as_we_do(given, dataset, params, recbole, sides):
 
 def test_recbole_trains_on_the_same_interactions(dataset, recbole):
   _, train, _ = recbole.prepare(dataset, 6, 32)
-  to_own = lambda field, ids: train._dataset.id2token(field, ids.numpy()).astype(int)
+
+  def to_own(field, ids):
+    return train._dataset.id2token(field, ids.numpy()).astype(int)
+
   batches = [(to_own("user_id", b["user_id"]), *(to_own("item_id", b[k]) for k in ("item_id", "neg_item_id")))
              for b in train]
   assert {len(users) for users, *_ in batches[:-1]} == {32}

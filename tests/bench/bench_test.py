@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import in_a_folder, run_script
 
 SMALL = ("--data=synthetic(users=100, items=240, interactions_per_user=16)", "--model=mf(dim=4)",
          "--teacher_model=mf(dim=8)", "--batch_size=256", "--repeats=2", "--warmup=1")
@@ -15,11 +16,11 @@ def test_an_unknown_method_is_refused_before_anything_is_timed(script):
 
 
 @pytest.mark.short
-@pytest.mark.parametrize("beside", ["--against=torch", "--methods", "--kds=kl()"])
-def test_kernels_are_timed_alone(script, beside):
-  done = script("bench", *SMALL, "--kernels", beside)
+@pytest.mark.parametrize("other", ["--against=torch", "--methods", "--kds=kl()"])
+def test_kernels_are_timed_alone(script, other):
+  done = script("bench", *SMALL, "--kernels", other)
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and not done.stdout
-  assert beside.partition("=")[0] in done.stderr and "--kernels" in done.stderr
+  assert other.partition("=")[0] in done.stderr and "--kernels" in done.stderr
 
 
 def test_a_side_that_fails_says_why_in_one_line(script):
@@ -27,10 +28,10 @@ def test_a_side_that_fails_says_why_in_one_line(script):
   assert done.returncode == 2 and done.stderr.count("\n") == 1 and "positive integers" in done.stderr
 
 
-def test_every_method_named_is_timed_and_written(script, tmp_path):
+def methods(tmp_path):
   out = tmp_path / "timings.json"
   kds = "dcd(k=3, depth=6, temperature=1.0, every=2); fitnet()"
-  done = script("bench", *SMALL, f"--kds={kds}", f"--out={out}")
+  done = run_script("bench", *SMALL, f"--kds={kds}", f"--out={out}")
   assert done.returncode == 0, done.stderr
   written = json.loads(out.read_text())
   names = ["evaluation", "epoch plain", *(f"epoch {kd}" for kd in kds.split("; "))]
@@ -44,11 +45,24 @@ def test_every_method_named_is_timed_and_written(script, tmp_path):
   assert "scripts/bench.py" in written["command"] and written["machine"]["cores"] >= 1
 
 
-def test_no_kernel_is_faster_than_the_machine(script, tmp_path):
+def kernels(tmp_path):
   out = tmp_path / "kernels.json"
-  done = script("bench", *SMALL, "--kernels", f"--out={out}")
+  done = run_script("bench", *SMALL, "--kernels", f"--out={out}")
   assert done.returncode == 0, done.stderr
-  kernels = json.loads(out.read_text())["seconds"]
-  assert len(kernels) == 8
-  for name, seconds in kernels.items():
+  timed = json.loads(out.read_text())["seconds"]
+  assert len(timed) == 8
+  for name, seconds in timed.items():
     assert 0 <= seconds["products"] <= seconds["needed"] < seconds["median"], name
+
+
+BESIDE = {"methods": in_a_folder(methods), "kernels": in_a_folder(kernels)}
+
+
+@pytest.mark.slow
+def test_every_method_named_is_timed_and_written(beside):
+  beside("methods")
+
+
+@pytest.mark.slow
+def test_no_kernel_is_faster_than_the_machine(beside):
+  beside("kernels")

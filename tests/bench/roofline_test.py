@@ -25,12 +25,17 @@ def test_a_loop_counts_every_turn_and_a_condition_its_dearer_branch():
     return jax.lax.scan(lambda total, row: (total + jnp.sum(row @ B), None), 0.0, jnp.stack([a] * 4))[0]
 
   assert roofline.with_gradient(loop, (A,)) == 4 * 2 * PRODUCT
-  branches = lambda a: jax.lax.cond(a[0, 0] > 0, lambda: jnp.sum(a @ B), lambda: jnp.sum(a))
+
+  def branches(a):
+    return jax.lax.cond(a[0, 0] > 0, lambda: jnp.sum(a @ B), lambda: jnp.sum(a))
+
   assert roofline.with_gradient(branches, (A,)) == 2 * PRODUCT
 
 
 def test_a_loop_of_unknown_length_is_not_counted_as_one_turn():
-  loop = lambda a: jax.lax.fori_loop(0, jnp.int32(a[0, 0]), lambda i, x: x + jnp.sum(a @ B), 0.0)
+  def loop(a):
+    return jax.lax.fori_loop(0, jnp.int32(a[0, 0]), lambda i, x: x + jnp.sum(a @ B), 0.0)
+
   assert roofline.with_gradient(loop, (A,)) == 0
 
 

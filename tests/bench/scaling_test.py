@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import in_a_folder, run_script
 
 from kd_jax.storage import run_directory
 from kd_jax.teachers import soft_labels
@@ -10,11 +11,11 @@ from kd_jax.teachers import soft_labels
 FLAGS = ("--users=100", "--items=300", "--model=mf(dim=4)", "--batch_size=256", "--top_k=20")
 
 
-def test_sizes_are_measured_in_memory_and_streamed(script, tmp_path):
+def sizes(tmp_path):
   from kd_jax import data
 
   out = tmp_path / "scaling.json"
-  done = script("scaling", *FLAGS, "--interactions=1000,4000", "--data_memory=8e-4", f"--workdir={tmp_path}/runs",
+  done = run_script("scaling", *FLAGS, "--interactions=1000,4000", "--data_memory=8e-4", f"--workdir={tmp_path}/runs",
                 f"--out={out}")
   assert done.returncode == 0, done.stderr
   small, large = json.loads(out.read_text())
@@ -26,6 +27,14 @@ def test_sizes_are_measured_in_memory_and_streamed(script, tmp_path):
     labels = soft_labels.read(tmp_path / f"runs/{size}/labels", data.load(call))
     assert labels.items.shape == (100, 20)
     assert 0.1 < found["peak of training, GB"] < 10
+
+
+BESIDE = {"sizes": in_a_folder(sizes)}
+
+
+@pytest.mark.slow
+def test_sizes_are_measured_in_memory_and_streamed(beside):
+  beside("sizes")
 
 
 @pytest.mark.parametrize("wrong", ["150", "-100", "many"])

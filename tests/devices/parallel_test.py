@@ -30,6 +30,7 @@ def on_devices(devices, *arguments, file=__file__):
 BESIDE = {devices: functools.partial(on_devices, devices, *names) for devices, names in CASES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("devices", "names"), CASES.items())
 def test_several_devices_give_the_result_of_one(devices, names, beside):
   done = beside(devices)
@@ -46,6 +47,7 @@ def test_several_devices_give_the_result_of_one(devices, names, beside):
     assert apart < CLOSE, f"{name} under {mode}: {apart:.1e} of the epoch's movement"
 
 
+@pytest.mark.slow
 def test_many_steps_on_virtual_devices_do_not_hang(script, small, tmp_path):
   """XLA's thread pool starves when steps that talk to each other are queued without waiting: the loop waits."""
   done = script("train", *small, "--epochs=300", "--eval_every=300", f"--workdir={tmp_path}/run",
@@ -112,10 +114,14 @@ def largest(name, one, several, start):
   import jax
   import numpy as np
 
-  far = lambda a, b: float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
-  own = lambda state: {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(
-      (state.params, state.opt_state)) if f"['{name}']" in jax.tree_util.keystr(path)
-                       or f":{name}<-" in jax.tree_util.keystr(path)}
+  def far(a, b):
+    return float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
+
+  def own(state):
+    return {jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(
+        (state.params, state.opt_state)) if f"['{name}']" in jax.tree_util.keystr(path)
+                         or f":{name}<-" in jax.tree_util.keystr(path)}
+
   before, expected, found = own(start), own(one[0]), own(several[0])
   assert len(found) >= 6 and set(one[1]) == set(several[1])  # two tables, each with two moments
   shares = [far(x, found[path]) / max(far(x, before[path]), 1e-30) for path, x in expected.items()]

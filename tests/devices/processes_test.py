@@ -68,6 +68,7 @@ def assert_equal_runs(one, two):
     np.testing.assert_allclose(second[name], first[name], atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_one_of_two_is_killed_and_the_other_ends_and_both_go_on(small, teacher, script, tmp_path, both):
   arguments = [*small, "--patience=0", RRD, f"--teacher={teacher}"]
   first, second = both([*arguments, "--epochs=100000", f"--workdir={tmp_path}/two"])

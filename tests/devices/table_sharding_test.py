@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 from parallel_test import CLOSE, on_devices
 
 DEVICES, USERS, ITEMS, BATCH, DIM = 4, 3002, 2001, 64, 8  # devices do not divide the rows
@@ -25,6 +26,7 @@ BESIDE = {"split": functools.partial(on_devices, DEVICES, file=__file__),
           "loops": functools.partial(on_devices, DEVICES, "de", "htd", "freqd", file=__file__)}
 
 
+@pytest.mark.slow
 def test_split_tables_are_trained_as_whole_ones_are(beside):
   done = beside("split")
   assert done.returncode == 0, done.stderr[-3000:]
@@ -78,7 +80,10 @@ def measure(run, given, state, targets, drawn):
   several = epoch(*arguments)[0]
   moments = several.opt_state[0]
   held = jax.tree.leaves([x["networks"] for x in (several.params, moments.mu, moments.nu)] + [shared.params])
-  far = lambda a, b: float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
+
+  def far(a, b):
+    return float(np.linalg.norm(np.asarray(a, np.float64) - np.asarray(b, np.float64)))
+
   ends = zip(*map(jax.tree.leaves, (one, table_sharding.resize(several, one), before)), strict=True)
   return {"shares": [[part.data.shape[0] for part in x.addressable_shards] for x in held],
           "collectives": collectives(epoch),
@@ -94,6 +99,7 @@ def collectives(compiled):
   return [int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes]
 
 
+@pytest.mark.slow
 def test_devices_do_not_talk_in_loops_of_methods_and_of_ranking(beside):
   """There two could wait for each other in one place and two in another, for ever."""
   done = beside("loops")
@@ -133,21 +139,28 @@ def in_loops(text):
   """(collectives of the loop over steps, [collectives of every loop or branch inside])."""
   found = re.findall(r"^(ENTRY )?%([\w.\-]+) .*\{\n((?:  .*\n)+)", text, re.MULTILINE)
   lines = {name: body.splitlines() for _, name, body in found}
-  called = lambda line: {name for part in re.findall(r"=\{?((?:%[\w.\-]+(?:, )?)+)", line)
-                         for name in re.findall(r"%([\w.\-]+)", part)} & lines.keys()
-  loops = lambda name: [line for line in lines[name] if re.search(r"= .*? (while|conditional)\(", line)]
+
+  def called(line):
+    return {name for part in re.findall(r"=\{?((?:%[\w.\-]+(?:, )?)+)", line)
+                           for name in re.findall(r"%([\w.\-]+)", part)} & lines.keys()
+
+  def loops(name):
+    return [line for line in lines[name] if re.search(r"= .*? (while|conditional)\(", line)]
 
   def within(names):  # these computations and all that they call
     more = set().union(*(called(line) for name in names for line in lines[name])) - names
     return within(names | more) if more else names
 
-  count = lambda line: sum(bool(re.search(rf" (?:{COLLECTIVES})(?:-start)?\(", x))
-                           for name in within(called(line)) for x in lines[name])
+  def count(line):
+    return sum(bool(re.search(rf" (?:{COLLECTIVES})(?:-start)?\(", x))
+                             for name in within(called(line)) for x in lines[name])
+
   [entry] = [name for is_entry, name, _ in found if is_entry]
   [steps] = loops(entry)
   return count(steps), [count(line) for name in within(called(steps)) for line in loops(name)]
 
 
+@pytest.mark.slow
 def test_a_split_run_goes_on_with_another_number_of_devices(small, teacher, script, flags, tmp_path):
   from kd_jax.runs import loop
   from kd_jax.storage import checkpoint, run_directory
@@ -185,7 +198,10 @@ def begin(arguments):
   from kd_jax.runs import epoch, loop, setup
 
   values = cli.parse_fit(arguments)
-  guard = lambda: jax.transfer_guard_device_to_device("disallow_explicit")
+
+  def guard():
+    return jax.transfer_guard_device_to_device("disallow_explicit")
+
   with guard():
     ready = setup.prepare(values)
   draw = epoch.drawer(ready)  # ranks lists, which are not split

@@ -39,10 +39,16 @@ def tables(name):
 def make(learners, edges, kds, optimizer=None):
   """(run, given, state) of networks by name."""
   names = dict.fromkeys([*learners, *(name for edge in edges for name in edge)])
-  build = lambda name: registry.build("models", registry.Call("mf", (("dim", WIDTHS[name]),)), num_users=U, num_items=I)
+
+  def build(name):
+    return registry.build("models", registry.Call("mf", (("dim", WIDTHS[name]),)), num_users=U, num_items=I)
+
   run = graph.Run(tuple((name, build(name)) for name in names), learners, edges, kds, bpr(),
                   optimizer or optax.sgd(RATE), "sum")
-  to_jax = lambda name: jax.tree.map(jnp.float32, tables(name))
+
+  def to_jax(name):
+    return jax.tree.map(jnp.float32, tables(name))
+
   given = graph.Given({name: to_jax(name) for name in names if name not in learners}, {})
   state = step.init(jax.random.key(0), run, given, jax.tree.map(jnp.asarray, BATCH))
   params = state.params | {"networks": {name: to_jax(name) for name in learners}}
@@ -225,14 +231,20 @@ def test_a_run_of_a_chain_learns_from_the_run_before(protocol, teacher, flags, s
   The last run has one batch an epoch and hardly moves: its loss is that of the parameters it saves.
   """
   middle, last = CHAINS[protocol]
-  run = lambda place, of, *own: loop.train(flags(
-      *small, "--kd=kl(temperature=2.0, candidates='full')", f"--teacher={of}", f"--workdir={tmp_path / place}", *own))
+
+  def run(place, of, *own):
+    kd = "--kd=kl(temperature=2.0, candidates='full')"
+    return loop.train(flags(*small, kd, f"--teacher={of}", f"--workdir={tmp_path / place}", *own))
+
   run("middle", teacher, f"--model={middle}")
   run("last", tmp_path / "middle", f"--model={last}", "--epochs=1", "--batch_size=4096", "--optimizer=sgd",
       "--learning_rate=1e-9")
   dataset = data.load(small[0].partition("=")[2])
   counts = np.bincount(dataset.train.users, minlength=dataset.num_users)
-  network = lambda place: {k: np.float64(v) for k, v in checkpoint.restore_best(place)[0]["student"].items()}
+
+  def network(place):
+    return {k: np.float64(v) for k, v in checkpoint.restore_best(place)[0]["student"].items()}
+
   own, *before = (network(place) for place in (tmp_path / "last", tmp_path / "middle", teacher))
   q = softmax(own["user"] @ own["item"].T / 2)
 

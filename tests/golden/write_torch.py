@@ -24,7 +24,10 @@ _SMALLEST_GAP = 1e-5  # between two scores of a user: ranks must not depend on t
 def inputs():
   """{name: array}, all drawn from one seed."""
   rng = np.random.default_rng(_SEED)
-  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+
+  def normal(*shape):
+    return rng.normal(size=shape).astype(np.float32)
+
   items = np.argsort(rng.random((USERS, ITEMS)), axis=1)[:, :12].astype(np.int32)
   users = np.repeat(np.arange(USERS, dtype=np.int32)[:, None], 12, axis=1)
   order = rng.permutation(USERS * 9)

@@ -109,10 +109,16 @@ def test_every_member_is_in_one_block_of_its_group_and_nobody_else(small, member
 def test_many_seeds_at_once_are_each_alone(small):
   """One takes all experts, one a single expert: the turns are those of the longer."""
   module, params, s, t, noise = experts()
-  value = lambda temperature: jax.value_and_grad(
-      lambda p: jnp.sum(module.apply({"params": p}, s, t, noise, temperature)[0] ** 2))(params)
+
+  def value(temperature):
+    return jax.value_and_grad(
+        lambda p: jnp.sum(module.apply({"params": p}, s, t, noise, temperature)[0] ** 2))(params)
+
   together, alone = quickly(jax.vmap(value))(jnp.array([1.0, 1e-3])), [quickly(value)(x) for x in (1.0, 1e-3)]
-  branches = lambda function, x: len(re.findall(r"= cond\[", str(jax.make_jaxpr(function)(x))))
+
+  def branches(function, x):
+    return len(re.findall(r"= cond\[", str(jax.make_jaxpr(function)(x))))
+
   assert branches(jax.vmap(value), jnp.ones(2)) == branches(value, 1.0) > 0  # and not both, of which one is selected
   jax.tree.map(lambda x, *y: np.testing.assert_allclose(x, np.stack(y), rtol=1e-4, atol=1e-4), together, *alone)
 

@@ -12,7 +12,10 @@ from kd_jax.losses import _experts
 @pytest.mark.parametrize("temperature", [1.0, 1e-3, 1e-10])
 def test_the_gate_is_finite_down_to_1e_minus_10_and_one_hot_there(temperature):
   logits, noise = 30 * jax.random.normal(jax.random.key(0), (64, 30)), jax.random.gumbel(jax.random.key(1), (64, 30))
-  gate = lambda x: _experts.gumbel_softmax(x, noise, temperature)
+
+  def gate(x):
+    return _experts.gumbel_softmax(x, noise, temperature)
+
   weights, found = gate(logits), jax.grad(lambda x: jnp.sum(gate(x)[:, 0]))(logits)
   assert np.isfinite(weights).all() and np.isfinite(found).all()
   np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)

@@ -79,8 +79,10 @@ def test_who_meets_nobody_has_no_neighbours():
 
 def setup(data, **options):
   """(run, given, params, batch)."""
-  build = lambda dim: registry.build("models", registry.Call("mf", (("dim", dim), ("init_std", 1.0))),
-                                   num_users=USERS, num_items=ITEMS)
+  def build(dim):
+    return registry.build("models", registry.Call("mf", (("dim", dim), ("init_std", 1.0))),
+                                     num_users=USERS, num_items=ITEMS)
+
   kd = freqd(neighbours=K, hidden=1.4, **options)
   run = graph.Run(((STUDENT, build(DS)), (TEACHER, build(DT))), (STUDENT,),
                   ((STUDENT, TEACHER),), ((1.0, kd),), bpr(), sgd(1.0, 0.0, None),

@@ -107,7 +107,10 @@ def measure(data, names) -> dict[str, Found]:
 def together(data):
   """{method: Found} of all that are not refused, on 950 labels, which their lists fit."""
   kept = [name for name in contract.NAMES if not refused(name, data)]
-  of = lambda all_teachers: tuple(n for n in kept if contract.default(n).all_teachers == all_teachers)
+
+  def of(all_teachers):
+    return tuple(n for n in kept if contract.default(n).all_teachers == all_teachers)
+
   return measure(data, of(False)) | measure(data, of(True))
 
 
@@ -137,7 +140,8 @@ def test_masked_soft_labels_by_softmax_and_sigmoid():
   student, teacher = rng.normal(size=(2, 5, 4)) * 3
   labels = (rng.random((5, 4)) < 0.5).astype(float)
   for activation in ("softmax", "sigmoid"):
-    kd = registry.build("losses", registry.Call("masked_soft_labels", (("activation", activation), ("temperature", 2.0))))
+    arguments = ("activation", activation), ("temperature", 2.0)
+    kd = registry.build("losses", registry.Call("masked_soft_labels", arguments))
     expected = []
     for s, t, y in zip(student, teacher, labels, strict=True):
       p = np.exp(t / 2) / np.exp(t / 2).sum() if activation == "softmax" else 1 / (1 + np.exp(-t / 2))
@@ -162,7 +166,8 @@ def test_labels_are_those_of_the_candidates(data, candidates):
   kd = dataclasses.replace(kd, loss=loss)
   run, given, state, batch = build(data, kd)
   sources = kd_targets.prepare(run, data, given)
-  targets = kd_targets.targets(jax.random.key(1), state.params, given, sources, kd_targets.Lists({}, {}), {}, 0, run=run)
+  lists = kd_targets.Lists({}, {})
+  targets = kd_targets.targets(jax.random.key(1), state.params, given, sources, lists, {}, 0, run=run)
   step.per_example_loss(state.params, given, batch, targets, jax.random.key(4), run=run)
   items = np.asarray(seen.get("items", np.broadcast_to(np.arange(LABELS), (BATCH, LABELS))))
   expected = protocols.label_matrix(data, "train")[np.asarray(batch["users"])[:, None], items]
@@ -176,7 +181,8 @@ def test_labels_are_those_of_the_candidates(data, candidates):
 def test_what_teachers_say_of_all_labels_is_computed_once(data, name):
   run, given, state, batch = build(data, registry.build("losses", registry.Call(name, (("candidates", "full"),))))
   sources = kd_targets.prepare(run, data, given)
-  targets = kd_targets.targets(jax.random.key(1), state.params, given, sources, kd_targets.Lists({}, {}), {}, 0, run=run)
+  lists = kd_targets.Lists({}, {})
+  targets = kd_targets.targets(jax.random.key(1), state.params, given, sources, lists, {}, 0, run=run)
   ((_, live),) = evaluated(state.params, given, batch, {}, run=run)[0].values()
   broken = given._replace(params=jax.tree.map(lambda x: x * jnp.nan, given.params))
   ((_, stored),) = evaluated(state.params, broken, batch, targets, run=run)[0].values()
@@ -188,7 +194,10 @@ def test_a_network_runs_once_where_base_and_method_have_the_same_rows(data):
 
   def multiplications(*kds):
     run, given, state, batch = build(data, *kds)
-    one = lambda state: step.train_step(state, given, {}, batch, jax.random.key(0), run=run)
+
+    def one(state):
+      return step.train_step(state, given, {}, batch, jax.random.key(0), run=run)
+
     return str(jax.make_jaxpr(one)(state)).count("dot_general")
 
   teacher = 2  # layers, forward

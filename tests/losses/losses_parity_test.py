@@ -67,12 +67,18 @@ def rrd_reference(s, t, items, options):
 
 def rcekd_reference(s, t, items, options):
   k, tau = options["k"], options["temperature"]
-  best = lambda scores: sorted(range(len(scores)), key=lambda i: -scores[i])
+
+  def best(scores):
+    return sorted(range(len(scores)), key=lambda i: -scores[i])
+
   q_s, q_t = best(options["student"])[:k], best(t)[:k]
   drawn = list(items[k : k + options["sampled"]])
   second = drawn + [i for i in q_t if i not in drawn and i not in q_s]
   g = math.exp(-options["beta"] * len(set(q_t) & set(drawn)) / k)
-  ce = lambda items: cross_entropy([t[i] / tau for i in items], [s[i] / tau for i in items])
+
+  def ce(items):
+    return cross_entropy([t[i] / tau for i in items], [s[i] / tau for i in items])
+
   return (1 - g) * ce(q_s) + g * ce(second)
 
 
@@ -112,7 +118,9 @@ def make(factory, options, seed, scale=2.0):
 
 
 def losses(kd, student, teacher, targets):
-  pick = lambda scores: jnp.take_along_axis(jnp.asarray(scores, jnp.float32), targets["items"], axis=1)
+  def pick(scores):
+    return jnp.take_along_axis(jnp.asarray(scores, jnp.float32), targets["items"], axis=1)
+
   return kd.loss(Outputs(pick(student)), Outputs(targets.get("teacher", pick(teacher))), targets)
 
 
@@ -185,7 +193,10 @@ def test_rrd_of_equal_scores_counts_what_is_left():
 def test_rrd_prefers_the_teachers_order_and_interesting_items():
   kd = rrd(k=2, uninteresting=2, depth=2)
   right, swapped, upside_down = ([3.0, 2.0, 0.0, 0.0], [2.0, 3.0, 0.0, 0.0], [0.0, 0.0, 2.0, 3.0])
-  of = lambda scores: loss_of(kd, scores, [0.0] * 4)
+
+  def of(scores):
+    return loss_of(kd, scores, [0.0] * 4)
+
   assert of(right) < of(swapped) < of(upside_down)
   assert of([3.0, 2.0, 0.0, 1.0]) == pytest.approx(of([3.0, 2.0, 1.0, 0.0]), rel=1e-6)
 

@@ -27,8 +27,12 @@ def sigmoid(x):
 
 
 def view_of(teacher=None, student=None, unseen=None, popularity=None, epoch=0, previous=None):
-  as_list = lambda x: None if x is None else Ranked(jnp.asarray(x, jnp.int32), -jnp.arange(np.shape(x)[-1]) * 1.0)
-  one = lambda x: None if x is None else jnp.asarray(x, jnp.int32)
+  def as_list(x):
+    return None if x is None else Ranked(jnp.asarray(x, jnp.int32), -jnp.arange(np.shape(x)[-1]) * 1.0)
+
+  def one(x):
+    return None if x is None else jnp.asarray(x, jnp.int32)
+
   return View(jnp.int32(0), as_list(teacher), as_list(student), one(unseen), jnp.int32(epoch), previous or {},
               one(popularity))
 
@@ -61,7 +65,10 @@ def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
       goal = teachers[min(stage + 1, 3)] if rng.random() < 0.7 else rng.permutation(40)
       student = np.array([*goal[: rng.integers(0, k)], *[i for i in student if i not in goal], *goal])
       student = student[np.sort(np.unique(student, return_index=True)[1])][:k]
-      away = lambda v, s=student: 1 - overlap_reference(s[: k // 2].tolist(), teachers[min(v, 3)][: k // 2].tolist())
+
+      def away(v, s=student):
+        return 1 - overlap_reference(s[: k // 2].tolist(), teachers[min(v, 3)][: k // 2].tolist())
+
       if epoch == period:
         distance = away(1)
       elif epoch > period and stage < 3:
@@ -111,7 +118,10 @@ def candidates_of(k=6):
 
 def test_listnet_is_kl_plus_the_teachers_entropy():
   s, t = candidates_of()
-  slope = lambda kd: jax.grad(lambda x: kd.loss(Outputs(x), Outputs(t[0]), {}).sum())(s)
+
+  def slope(kd):
+    return jax.grad(lambda x: kd.loss(Outputs(x), Outputs(t[0]), {}).sum())(s)
+
   np.testing.assert_allclose(slope(listnet(temperature=2.0)) * 4, slope(kl(temperature=2.0)), rtol=1e-5, atol=1e-7)
 
 

@@ -212,7 +212,10 @@ def make(case, seed, scale=2.0):
   """(kd, student [ROWS, ITEMS], teacher [ROWS, (E,) ITEMS], targets)."""
   rng = np.random.default_rng(seed)
   kd = case.factory(**case.options)
-  draw = lambda *shape: (rng.normal(size=shape) * scale).astype(np.float32).astype(np.float64)
+
+  def draw(*shape):
+    return (rng.normal(size=shape) * scale).astype(np.float32).astype(np.float64)
+
   student = draw(ROWS, ITEMS)
   teacher = draw(ROWS, TEACHERS, ITEMS) if kd.all_teachers else draw(ROWS, ITEMS)
   keys = jax.random.split(jax.random.key(seed), ROWS)
@@ -221,7 +224,9 @@ def make(case, seed, scale=2.0):
 
 
 def losses(kd, student, teacher, targets):
-  pick = lambda x: jnp.take_along_axis(jnp.asarray(x, jnp.float32), targets["items"], axis=1)
+  def pick(x):
+    return jnp.take_along_axis(jnp.asarray(x, jnp.float32), targets["items"], axis=1)
+
   said = targets.get("teacher")
   if said is None:
     said = jnp.stack([pick(x) for x in np.moveaxis(teacher, 1, 0)]) if kd.all_teachers else pick(teacher)

@@ -29,8 +29,12 @@ LEAST_P = 1e-3  # of a test that is right; seeds are fixed, so that it passes al
 
 
 def view_of(teacher=None, student=None, unseen=None, popularity=None, epoch=0, previous=None):
-  as_list = lambda x: None if x is None else Ranked(jnp.asarray(x, jnp.int32), -jnp.arange(np.shape(x)[-1]) * 1.0)
-  one = lambda x: None if x is None else jnp.asarray(x, jnp.int32)
+  def as_list(x):
+    return None if x is None else Ranked(jnp.asarray(x, jnp.int32), -jnp.arange(np.shape(x)[-1]) * 1.0)
+
+  def one(x):
+    return None if x is None else jnp.asarray(x, jnp.int32)
+
   return View(jnp.int32(0), as_list(teacher), as_list(student), one(unseen), jnp.int32(epoch), previous or {},
               one(popularity))
 
@@ -182,7 +186,10 @@ def test_bds_peer_draws_from_all_unseen_items_by_the_exponential_of_the_gap():
   kd = bd(learner="peer", sampled=2, peer_sharpness=0.05, depth=6)
   assert kd.learner == "peer" and kd.lists.unseen == 2 and bd().learner == "student" and not bd().lists.unseen
   student, behind = list(range(6)), (6 + 39) / 2
-  own = lambda i: {item: rank for rank, item in enumerate(range(4, 10))}.get(i, behind)
+
+  def own(i):
+    return {item: rank for rank, item in enumerate(range(4, 10))}.get(i, behind)
+
   view = view_of(student, list(range(4, 10)), np.array([7, 20]), np.ones(40))
   weights = [math.exp(0.05 * (own(i) - rank)) for rank, i in enumerate(student)]
   weights += [17 * math.exp(0.05 * (own(i) - behind)) for i in (7, 20)]

@@ -15,7 +15,10 @@ from kd_jax.base import Outputs
 from kd_jax.losses import _experts
 
 DS, DT, USERS, ITEMS = 3, 5, 5, 6
-HUBER = lambda a, b: 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
+
+
+def huber(a, b):
+  return 0.5 * (a - b) ** 2 if abs(a - b) <= 1 else abs(a - b) - 0.5
 
 
 def norm(x):
@@ -173,7 +176,10 @@ def htd_reference(m, s):
       if group[i] == group[j] and (cosine(t[i], t[j]) > 0 or not m.options["positive_only"]):
         topology += (cosine(s[i], s[j]) - cosine(t[i], t[j])) ** 2
   fixed = np.float64(m.s) if m.options["detach"] else s  # a detached prototype stays where the student was
-  of = lambda x: [np.mean([x[i] for i in everyone if group[i] == g], axis=0) for g in sorted(set(group))]
+
+  def of(x):
+    return [np.mean([x[i] for i in everyone if group[i] == g], axis=0) for g in sorted(set(group))]
+
   p_s, p_t = of(fixed), of(t)
   others = (p_s, p_t) if m.options["group_topology"] == "prototypes" else (s, t)
   for a_s, a_t in zip(p_s, p_t, strict=True):
@@ -186,9 +192,12 @@ def rkd_reference(m, s):
   """Means over all pairs and triplets of different entities, times the number of entities."""
   t, n = np.float64(m.t), range(len(s))
   pairs = [(i, j) for i in n for j in n if i != j]
-  mean = lambda x: sum(norm(x[i] - x[j]) for i, j in pairs) / len(pairs)
-  distance = [HUBER(norm(s[i] - s[j]) / mean(s), norm(t[i] - t[j]) / mean(t)) for i, j in pairs]
-  angle = [HUBER(cosine(s[j] - s[i], s[k] - s[i]), cosine(t[j] - t[i], t[k] - t[i]))
+
+  def mean(x):
+    return sum(norm(x[i] - x[j]) for i, j in pairs) / len(pairs)
+
+  distance = [huber(norm(s[i] - s[j]) / mean(s), norm(t[i] - t[j]) / mean(t)) for i, j in pairs]
+  angle = [huber(cosine(s[j] - s[i], s[k] - s[i]), cosine(t[j] - t[i], t[k] - t[i]))
            for i, j in pairs for k in n if k not in (i, j)]
   return len(s) * (25 * np.mean(distance) + 50 * np.mean(angle))
 
@@ -225,9 +234,15 @@ def test_value_and_gradient_are_the_formula(name, reference, options):
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_padding_rows_of_zeros_change_nothing_and_are_finite(name, options):
   m = make(name, options)
-  wide = lambda x: np.concatenate([x[:USERS], np.zeros((2, x.shape[1])), x[USERS:], np.zeros((2, x.shape[1]))])
+
+  def wide(x):
+    return np.concatenate([x[:USERS], np.zeros((2, x.shape[1])), x[USERS:], np.zeros((2, x.shape[1]))])
+
   p = types.SimpleNamespace(**vars(m) | {"s": np.float32(wide(m.s)), "t": np.float32(wide(m.t))})
-  pad = lambda x: jnp.concatenate([x, jnp.zeros(2, x.dtype)])
+
+  def pad(x):
+    return jnp.concatenate([x, jnp.zeros(2, x.dtype)])
+
   p.batch = m.batch | {"users": pad(m.batch["users"]), "items": pad(m.batch["items"]),
                        "is_user": jnp.arange(USERS + ITEMS + 4) < USERS + 2}
   real = np.r_[:USERS, USERS + 2:USERS + 2 + ITEMS]
@@ -243,7 +258,10 @@ def test_padding_rows_of_zeros_change_nothing_and_are_finite(name, options):
 def test_an_entity_met_twice_counts_once_or_twice_by_its_weight(name, options):
   """Weight 0 at the second place, as `kd_per="user"` gives it: the published sum over distinct entities."""
   m = make(name, options)
-  twice = lambda x: np.concatenate([x, x[-1:]])
+
+  def twice(x):
+    return np.concatenate([x, x[-1:]])
+
   again = types.SimpleNamespace(**vars(m) | {"s": twice(m.s), "t": twice(m.t)})
   total = {}
   for weights in ((1.0, 0.0), (1.0, 1.0), (2.0, 0.0)):

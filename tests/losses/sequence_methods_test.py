@@ -39,6 +39,7 @@ def reads_labels(name):
   return contract.default(name).labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("all_teachers", [False, True])
 def test_every_method_teaches_on_batches_of_sequences(wide, all_teachers):
   """All of them in one program: one student, the gradient of each method apart."""
@@ -75,8 +76,11 @@ def test_devices_of_pmap_have_dropout_masks_of_their_own(wide):
     run = graph.Run(((STUDENT, module),), (STUDENT,), (), (), bce(), contract.OPTIMIZER, "sum")
     given = graph.Given({}, {STUDENT: jax.tree.map(jnp.asarray, loading.constants(module, wide))})
     params = step.init(jax.random.key(0), run, given, batch).params
-    losses = lambda b, p=params, g=given, r=run: step.per_example_loss(
-        p, g, b, {}, jax.random.key(1), run=r, axis_name="devices")[0]
+
+    def losses(b, p=params, g=given, r=run):
+      return step.per_example_loss(
+            p, g, b, {}, jax.random.key(1), run=r, axis_name="devices")[0]
+
     one, other = jax.vmap(losses, axis_name="devices")(twice)
     assert np.array_equal(one, other) == equal
 

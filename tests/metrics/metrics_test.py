@@ -122,15 +122,19 @@ def test_more_held_out_items_than_places_can_still_be_perfect_in_ndcg():
 
 
 @pytest.mark.parametrize("name", ["ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x", "auc@10", "@10", "ndcg@1.5", "",
-                                  "hit@5(sampled 0)", "hit@5(sampled)"])
+                                  "hit@5(sampled 0)", "hit@5(sampled)", "hit@5 (sampled 9)"])
 def test_wrong_names_are_refused(name):
   with pytest.raises(ValueError, match="is not a metric"):
     metric_names.read(name, "interactions")
 
 
 def test_names_are_parsed():
-  read = lambda name: metric_names.read(name, "interactions")
-  call = lambda name, k: registry.Call(name, (("k", k),))
+  def read(name):
+    return metric_names.read(name, "interactions")
+
+  def call(name, k):
+    return registry.Call(name, (("k", k),))
+
   assert [read(f"{n}@20") for n in metric_names.NAMES] == [(call(n, 20), 0, f"{n}@20") for n in metric_names.NAMES]
   assert read("hit@5(sampled 499)") == (call("hit", 5), 499, "hit@5")
   assert set(of([0], 1)) == set(metric_names.NAMES) == set(registry.names("metrics"))

@@ -22,7 +22,10 @@ def make(data, model):
   module = loading.build_model(model, data)
   constants = jax.tree.map(jnp.asarray, module.constants(data))
   batch = {"users": jnp.arange(CONTEXTS)}
-  init = lambda: module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])
+
+  def init():
+    return module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])
+
   rng = np.random.default_rng(7)
   params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), jax.eval_shape(init)[1]["params"])
   out = module.apply({"params": params, "constants": constants}, batch)
@@ -126,6 +129,9 @@ def test_dropout_is_on_in_training_only(data):
   constants = jax.tree.map(jnp.asarray, module.constants(data))
   batch = {"users": jnp.arange(CONTEXTS)}
   params = module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])[1]
-  query = lambda **rngs: module.apply(params | {"constants": constants}, batch, rngs=rngs).query
+
+  def query(**rngs):
+    return module.apply(params | {"constants": constants}, batch, rngs=rngs).query
+
   assert np.array_equal(query(), query())
   assert not np.array_equal(query(dropout=jax.random.key(1)), query(dropout=jax.random.key(2)))

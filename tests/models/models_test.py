@@ -26,7 +26,10 @@ def make(module, data, scale=1.0):
   """Variables with parameters ~ N(0, scale), the same everywhere for one shape."""
   constants = jax.tree.map(jnp.asarray, module.constants(data)) if hasattr(module, "constants") else {}
   batch = {"users": jnp.zeros(1, jnp.int32)}
-  apply = lambda: module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])
+
+  def apply():
+    return module.apply({"constants": constants}, batch, rngs={"params": jax.random.key(0)}, mutable=["params"])
+
   shapes = jax.eval_shape(apply)[1]["params"]
   rng = np.random.default_rng(7)
   params = jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32), shapes)
@@ -70,8 +73,13 @@ def test_neumf_in_blocks_is_the_same_in_value_and_gradient(data, monkeypatch, nu
   variables = make(module, data, scale=0.5)
   batch = {"users": jnp.array([0, 3, 3, 11, 7]), "items": jnp.array([[0, 5, 5], [39, 1, 2], [8, 8, 8], [7, 3, 0],
                                                                    [20, 30, 39]])}
-  everything = lambda p: module.apply({"params": p}, {"users": batch["users"]}).scores
-  every = lambda p: jnp.take_along_axis(everything(p), batch["items"], axis=1)
+
+  def everything(p):
+    return module.apply({"params": p}, {"users": batch["users"]}).scores
+
+  def every(p):
+    return jnp.take_along_axis(everything(p), batch["items"], axis=1)
+
   expected, pull = jax.vjp(every, variables["params"])
   monkeypatch.setattr(module_of("neumf"), "_BLOCK", numbers)
   found, own_pull = jax.vjp(lambda p: module.apply({"params": p}, batch).scores, variables["params"])
@@ -97,7 +105,10 @@ def test_cdae_decodes_what_it_encodes(data):
 def test_cdae_corrupts_with_a_key_and_keeps_the_mean(data):
   module = cdae(USERS, ITEMS, dim=5, corruption=0.5)
   variables = make(module, data, scale=1e-3)  # a sigmoid that is nearly linear
-  corrupted = lambda n: module.apply(variables, method="tables", rngs={"dropout": jax.random.key(n)})[0]
+
+  def corrupted(n):
+    return module.apply(variables, method="tables", rngs={"dropout": jax.random.key(n)})[0]
+
   clean = module.apply(variables, method="tables")[0]
   assert np.any(corrupted(0) != clean) and np.any(corrupted(0) != corrupted(1))
   mean = jax.vmap(corrupted)(jnp.arange(4000)).mean(axis=0)

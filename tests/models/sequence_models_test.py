@@ -40,8 +40,11 @@ def history(data, user):
 def make(module, data, scale=0.5):
   """Variables with parameters ~ N(0, scale), the same everywhere for one shape."""
   constants = jax.tree.map(jnp.asarray, module.constants(data))
-  made = lambda: module.apply({"constants": constants}, {"users": jnp.zeros(1, jnp.int32)},
-                              rngs={"params": jax.random.key(0)}, mutable=["params"])
+
+  def made():
+    return module.apply({"constants": constants}, {"users": jnp.zeros(1, jnp.int32)},
+                                rngs={"params": jax.random.key(0)}, mutable=["params"])
+
   rng = np.random.default_rng(7)
   params = jax.tree.map(lambda x: jnp.asarray(scale * rng.normal(size=x.shape), jnp.float32),
                         jax.eval_shape(made)[1]["params"])
@@ -96,7 +99,10 @@ def hstu_state(p, items, module):
   n, dim = len(items), module.dim
   x = p["item"][items] * np.sqrt(dim) + p["place"][module.length - n :]
   width = dim // module.heads
-  silu = lambda v: v / (1 + np.exp(-v))
+
+  def silu(v):
+    return v / (1 + np.exp(-v))
+
   for b in range(module.blocks):
     gate, value, query, key = np.split(np.array([silu(normalise(row) @ p[f"inner{b}"]) for row in x]), 4, axis=1)
     mixed = np.zeros_like(x)
@@ -208,7 +214,10 @@ def test_padding_does_not_matter(model, data):
   module, _, _ = model
   long = module.clone(length=11)
   wide = make(long, data)
-  part = lambda k: slice(-LENGTH, None) if k == "place" else slice(LENGTH if k.startswith("distance") else None)
+
+  def part(k):
+    return slice(-LENGTH, None) if k == "place" else slice(LENGTH if k.startswith("distance") else None)
+
   cut = {k: v[part(k)] for k, v in wide["params"].items()}
   short = [u for u in range(USERS) if len(history(data, u)) <= LENGTH]
   found = whole(module, wide | {"params": cut})[short]
@@ -219,7 +228,10 @@ def test_padding_does_not_matter(model, data):
 def test_gradients_of_a_batch_are_finite_and_reach_every_table(model, data):
   module, variables, _ = model
   batch, real = packed(data)
-  total = lambda p: (real[:, None] * jnp.sin(module.apply(variables | {"params": p}, batch).scores)).sum()
+
+  def total(p):
+    return (real[:, None] * jnp.sin(module.apply(variables | {"params": p}, batch).scores)).sum()
+
   gradients = jax.tree.leaves(jax.jit(jax.grad(total))(variables["params"]))
   assert all(np.isfinite(g).all() and np.any(g) for g in gradients)
 
@@ -248,6 +260,7 @@ def test_wrong_arguments_are_one_line(call):
     registry.build("models", registry.parse("models", call, "model"), num_users=2, num_items=2)
 
 
+@pytest.mark.slow
 def test_movielens_is_learnt_and_evaluated_with_validation_as_history(flags, real_data, tmp_path):
   from kd_jax.runs import loop
 
@@ -260,7 +273,10 @@ def test_movielens_is_learnt_and_evaluated_with_validation_as_history(flags, rea
   with pytest.raises(InputError, match="only on the test split"):
     run_report.evaluate_run(run, split="validation", data_dir=real_data,
                             options=EvaluationOptions(history="train+validation"))
-  options = lambda history: EvaluationOptions(mask_validation=True, history=history, sampled=100)
+
+  def options(history):
+    return EvaluationOptions(mask_validation=True, history=history, sampled=100)
+
   alone, joined = (run_report.evaluate_run(run, data_dir=real_data, options=options(h))
                    for h in ("train", "train+validation"))
   assert [found["options"]["history"] for found in (alone, joined)] == ["train", "train+validation"]

@@ -81,6 +81,7 @@ def test_scores_are_those_of_the_definition(data, fusion, ids, hidden):
 
 def test_the_id_of_a_cold_item_says_nothing_and_learns_nothing(data):
   module, variables = make(data, "dim=4")
+
   def total(params):
     return jnp.square(module.apply(variables | {"params": params}, USERS).scores).sum()
 
@@ -94,7 +95,10 @@ def test_the_id_of_a_cold_item_says_nothing_and_learns_nothing(data):
 
 def test_ids_are_left_out_in_training_alone_and_only_where_there_is_content(data):
   module, variables = make(data, "dim=4, id_dropout=0.5, fusion='attention'")
-  tables = lambda seed: np.asarray(module.apply(variables, method="tables", rngs={"dropout": jax.random.key(seed)})[1])
+
+  def tables(seed):
+    return np.asarray(module.apply(variables, method="tables", rngs={"dropout": jax.random.key(seed)})[1])
+
   calm = np.asarray(module.apply(variables, method="tables")[1])
   changed = (np.stack([tables(seed) for seed in range(200)]) != calm).any(axis=2)  # [200, I]
   warm = np.isin(np.arange(40), data.train.items)
@@ -112,4 +116,5 @@ def test_wrong_arguments(data, arguments, message):
   with pytest.raises(InputError, match=message):
     loading.build_model(f"two_tower({arguments})", data)
   with pytest.raises(InputError, match="ids=False leaves nothing"):
-    registry.build("models", registry.Call("two_tower", (("ids", False),)), num_users=3, num_items=4, item_features=None)
+    call = registry.Call("two_tower", (("ids", False),))
+    registry.build("models", call, num_users=3, num_items=4, item_features=None)

@@ -84,6 +84,7 @@ def table(tmp_path):
   return tmp_path / "small.toml"
 
 
+@pytest.mark.slow
 @two_cores
 def test_a_table_of_several_runs_at_a_time_is_the_table(table, tmp_path, capsys):
   made = make.reproduce(str(table), str(tmp_path / "two"), None, None, None, at_a_time=2)
@@ -95,6 +96,7 @@ def test_a_table_of_several_runs_at_a_time_is_the_table(table, tmp_path, capsys)
       assert summary["values"] == pytest.approx(other["metrics"][metric]["values"], abs=1e-12), (row["row"], metric)
 
 
+@pytest.mark.slow
 @two_cores
 def test_a_table_that_is_asked_to_stop_goes_on_when_started_again(table, tmp_path):
   table.write_text(TABLE.replace('"--epochs=2"', '"--epochs=200", "--patience=0"'))

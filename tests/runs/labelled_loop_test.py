@@ -35,7 +35,9 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def own(path):
   """Flags of the data: of one label, or of three."""
-  call = lambda labels: f"--data=labelled(path={str(path)!r}, labels={labels}, {FIELDS})"
+  def call(labels):
+    return f"--data=labelled(path={str(path)!r}, labels={labels}, {FIELDS})"
+
   return {"clicks": call("('click',)"), "tags": call("('a', 'b', 'c')")}
 
 

@@ -154,7 +154,9 @@ def test_stored_labels_teach_as_the_live_teacher_does(train, teacher, tmp_path, 
 
 @pytest.mark.parametrize("method", [RRD, "--kd=kl(candidates='full')"])
 def test_distilling_leaves_the_teachers_run_as_it_was(train, teacher, method):
-  files = lambda: {p: p.read_bytes() for p in teacher.rglob("*") if p.is_file() and p.name != ".lock"}
+  def files():
+    return {p: p.read_bytes() for p in teacher.rglob("*") if p.is_file() and p.name != ".lock"}
+
   before = files()
   train("student", method, f"--teacher={teacher}")
   assert files() == before

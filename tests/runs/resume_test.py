@@ -65,7 +65,10 @@ def outcome(directory):
       hashes[part + jax.tree_util.keystr(path)] = sealed.hash_array(np.asarray(leaf))
   read = [json.loads(x) for x in (directory / "metrics.jsonl").read_text().splitlines()]
   result = json.loads((directory / "result.json").read_text())
-  without = lambda x: {k: v for k, v in x.items() if k != "seconds"}
+
+  def without(x):
+    return {k: v for k, v in x.items() if k != "seconds"}
+
   return hashes, [without(x) for x in read], without(result)
 
 
@@ -90,6 +93,7 @@ def moments(directory):
   ]
 
 
+@pytest.mark.slow
 def test_three_kills_leave_no_trace(run, tmp_path):
   arguments, whole = run
   directory = tmp_path / "run"

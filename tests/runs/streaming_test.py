@@ -118,6 +118,7 @@ def test_groups_of_items_that_a_part_has_not_are_those_of_the_others():
   assert protocols.values(protocols.joined(parts[:1]), metrics, None)[1].keys() == {"recall@5"}
 
 
+@pytest.mark.slow
 def test_a_streamed_run_is_resumed_evaluated_and_labelled(taught, script, tmp_path):
   arguments = [*FLAGS, KD, f"--teacher={taught}", f"--data_memory={MEMORY}"]
   done = script("train", *arguments, f"--workdir={tmp_path}/run")

@@ -123,8 +123,11 @@ def test_the_page_shows_all_of_it(made):
 
 def test_a_commit_is_named_and_whether_files_differ_from_it(tmp_path):
   assert run_directory.commit(tmp_path) is None
-  git = lambda *words: subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
-                                      check=True, capture_output=True, text=True).stdout.strip()
+
+  def git(*words):
+    return subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *words],
+                                        check=True, capture_output=True, text=True).stdout.strip()
+
   git("init")
   assert run_directory.commit(tmp_path) is None  # nothing was committed
   (tmp_path / "file").write_text("1")
@@ -152,7 +155,10 @@ def test_finished_runs_are_reused_unless_the_evaluation_changes(made, tmp_path):
 def test_any_two_rows_may_be_compared(made):
   folder, before = made
   path = str(folder / "small.toml")
-  compared = lambda pairs: toml_file.with_pairs(toml_file.load(path), pairs)["compare"]
+
+  def compared(pairs):
+    return toml_file.with_pairs(toml_file.load(path), pairs)["compare"]
+
   assert compared("both,student| teacher, both") == [["both", "student"], ["teacher", "both"]]
   assert compared("all") == [["teacher", "student"], ["teacher", "both"], ["student", "both"]]
   for wrong in ("both", "both,pupil", "both,both", "both,student|", "both,student,teacher"):
@@ -167,7 +173,10 @@ def test_any_two_rows_may_be_compared(made):
 
 def test_chosen_rows_bring_their_teachers_and_no_other(made):
   table = toml_file.load(str(made[0] / "small.toml")) | {"compare": [["both", "student"], ["student", "teacher"]]}
-  names = lambda chosen: [row["row"] for row in chosen["row"]]
+
+  def names(chosen):
+    return [row["row"] for row in chosen["row"]]
+
   assert names(toml_file.choose(table, ["teacher", " both"])) == ["teacher", "student", "both"]
   chosen = toml_file.choose(table, ["student"])
   assert names(chosen) == ["student"] and chosen["compare"] == [] and "teacher_row" not in chosen

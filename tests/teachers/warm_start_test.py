@@ -94,8 +94,11 @@ def test_what_cannot_be_is_refused(arguments, said, teacher, flags, small):
 def test_frozen_parameters_stay_to_the_bit_and_resume(teacher, flags, small, tmp_path):
   own = ("--model=mf(dim=16)", "--freeze=item", "--weight_decay=0.1", f"--init_from={teacher}", f"--teacher={teacher}",
          "--kd=kl(k=10)")
-  run = lambda name, epochs: loop.train(flags(
-      *small, *own, f"--epochs={epochs}", f"--workdir={tmp_path / name}"))
+
+  def run(name, epochs):
+    return loop.train(flags(
+        *small, *own, f"--epochs={epochs}", f"--workdir={tmp_path / name}"))
+
   run("whole", 2), run("parts", 1), run("parts", 2)
   before, after, resumed = best(teacher), best(tmp_path / "whole"), best(tmp_path / "parts")
   np.testing.assert_array_equal(after["item"], before["item"])

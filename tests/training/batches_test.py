@@ -36,7 +36,9 @@ def test_a_plan_covers_every_interaction_once_and_counts_users_and_items(log, ba
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch(log):
-  rows = lambda seed, epoch: batches.plan(seed, epoch, log, 64, "interaction")["rows"]
+  def rows(seed, epoch):
+    return batches.plan(seed, epoch, log, 64, "interaction")["rows"]
+
   assert np.array_equal(rows(0, 1), rows(0, 1))
   for other in (rows(0, 2), rows(1, 1), rows(1, 0)):
     assert not np.array_equal(rows(0, 1), other)

@@ -288,7 +288,10 @@ def test_check_refuses_lists_that_a_user_cannot_fill(make_dataset):
   dataset = make_dataset(num_users=5, num_items=30, train=10)
   some = Interactions(dataset.train.users[:-3], dataset.train.items[:-3])
   run = graph.Run((), (STUDENT,), ((STUDENT, TEACHER),), (), None, optax.sgd(0.1), "sum")
-  fits = lambda lists: kd_targets.check(run._replace(kds=((1.0, KD(None, lists)),)), dataset._replace(train=some))
+
+  def fits(lists):
+    return kd_targets.check(run._replace(kds=((1.0, KD(None, lists)),)), dataset._replace(train=some))
+
   fits(Lists(teacher=20))
   fits(Lists(teacher=10, unseen=10))
   fits(Lists(student=30, exclude_seen=False))

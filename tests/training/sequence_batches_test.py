@@ -66,11 +66,15 @@ def test_rows_are_nearly_full_and_as_many_in_every_epoch(log):
 
 
 def test_a_plan_is_a_function_of_seed_and_epoch_and_mixes_users(log, packing):
-  plan = lambda seed, epoch: sequence_batches.plan(seed, epoch, log, packing, 128, "interaction")["rows"]
+  def plan(seed, epoch):
+    return sequence_batches.plan(seed, epoch, log, packing, 128, "interaction")["rows"]
+
   assert np.array_equal(plan(0, 1), plan(0, 1))
   assert not np.array_equal(plan(0, 1), plan(0, 2)) and not np.array_equal(plan(0, 1), plan(1, 1))
   if packing.length == 16:
-    beside = lambda rows: {x for x in (frozenset(log.users[r].tolist()) for r in rows.reshape(-1, 16)) if len(x) > 2}
+    def beside(rows):
+      return {x for x in (frozenset(log.users[r].tolist()) for r in rows.reshape(-1, 16)) if len(x) > 2}
+
     assert len(beside(plan(0, 1)) & beside(plan(0, 2))) < 0.1 * len(beside(plan(0, 1)))
 
 

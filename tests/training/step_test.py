@@ -154,8 +154,13 @@ def test_mean_reduction_divides_by_the_rows_that_count():
 
 def test_base_losses_by_hand():
   rows = [[1.3, -0.4, 2.0], [0.0, 5.0, -5.0]]
-  sigmoid = lambda x: 1 / (1 + math.exp(-x))
-  log = lambda x: -math.log(x)
+
+  def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+  def log(x):
+    return -math.log(x)
+
   expected = {
       "bpr": [sum(log(sigmoid(r[0] - n)) for n in r[1:]) / 2 for r in rows],
       "bce": [log(sigmoid(r[0])) + sum(log(1 - sigmoid(n)) for n in r[1:]) / 2 for r in rows],
@@ -172,7 +177,10 @@ def test_a_padded_batch_gives_what_the_rows_alone_give():
   given = graph.Given({TEACHER: to_jax(tables(9, 4))}, {})
   batch = a_batch(1)
   padded = {k: np.concatenate([v, np.zeros((3, *v.shape[1:]), v.dtype)]) for k, v in batch.items()}
-  after = lambda b: step.train_step(start(run, tables(5)), given, {}, b, jax.random.key(0), run=run)
+
+  def after(b):
+    return step.train_step(start(run, tables(5)), given, {}, b, jax.random.key(0), run=run)
+
   for a, b in zip(jax.tree.leaves(after(batch)), jax.tree.leaves(after(padded)), strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 

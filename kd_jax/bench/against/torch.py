@@ -243,7 +243,7 @@ def train_epoch(student: Student, log: tuple[Tensor, Tensor], seen: Seen, batch_
 
 
 def works(dataset: Dataset, settings: interleave.Settings) -> dict[str, Callable[[], interleave.Repeat]]:
-  """{work: what prepares it}: as kd_jax.benchmark's, of which it can do a part."""
+  """{name: function that sets up a task}: those tasks of `bench.epoch` that this file has in PyTorch."""
   torch.set_num_threads(interleave.cores())
   log = tuple(torch.from_numpy(x.astype(np.int64)) for x in dataset.train[:2])
   seen = seen_of(*dataset.train[:2], dataset.num_users, dataset.num_items)

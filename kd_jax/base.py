@@ -297,7 +297,7 @@ class Progress(NamedTuple):
   best_value: float
   seconds: float  # training time until now
   line: dict[str, Any]  # the last epoch, as in metrics.jsonl: losses, scalars, seconds, metrics; {} at the start
-  params: dict[str, Any]  # current parameters of the learners {name: ...}
+  params: dict[str, Any]  # {learner: parameters} now; of the best epoch at `end`. Copy them: training reuses the memory
 
 
 class Callback(NamedTuple):

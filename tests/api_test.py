@@ -165,3 +165,103 @@ def test_the_public_part_is_annotated_and_documented():
       assert inspect.getdoc(part), name
   assert set(dir(kd_jax)) == set(kd_jax.__all__)
   assert all(field.metadata["help"] for field in dataclasses.fields(kd_jax.FitOptions))
+
+
+@pytest.fixture(scope="module")
+def plain():
+  return kd_jax.fit(DATA, model="mf(dim=4)", **QUICK)
+
+
+def test_another_object_is_another_run(plain, tmp_path):
+  """A finished run is never taken for one with another optimiser, schedule, loss, teacher or data."""
+  def methods(k):
+    return KD(lambda student, teacher, batch: -jnp.mean(student.scores, axis=1) / k, Lists(teacher=5),
+              lambda rng, view: {"items": view.teacher.items}, teacher_scores=False)
+
+  other = kd_jax.fit(DATA, model="mf(dim=4)", **(QUICK | {"learning_rate": 0.03}))
+  data = kd_jax.load_data(DATA)
+  half = data._replace(train=data.train._replace(users=data.train.users[::2], items=data.train.items[::2]))
+  pairs = {
+      "optimizer": (optax.adam(0.1), optax.sgd(0.001)),
+      "loss": (kd_jax.Objective(lambda o, b, r: o.scores[:, 0] * 2.0),
+               kd_jax.Objective(lambda o, b, r: o.scores[:, 0] * 3.0)),
+      "schedule": (optax.constant_schedule(0.1), optax.constant_schedule(0.2)), "data": (data, half),
+      "seed": (np.int64(0), np.int64(1)), "kd": (methods(5), methods(50)), "teacher": (plain, other)}
+  for name, (first, second) in pairs.items():
+    given = dict(data=DATA, model="mf(dim=4)", workdir=tmp_path / name, epochs=1, batch_size=256)
+    given |= {"kd": methods(5), "teacher": plain} if name in ("kd", "teacher") else {}
+    made = kd_jax.fit(**given | {name: first})
+    assert kd_jax.fit(**given | {name: first}).result == made.result
+    with pytest.raises(InputError, match=r"other flags|other data|not what the finished run"):
+      kd_jax.fit(**given | {name: second})
+
+
+def test_built_in_methods_are_told_apart_by_every_argument():
+  from kd_jax.runs import identity
+
+  losses = kd_jax.losses
+  for first, second in ((losses.rrd(), losses.rrd(uninteresting=41)), (losses.kl(), losses.kl(exclude_seen=True)),
+                        (losses.fitnet(), losses.fitnet(hidden=7)), (losses.cd(), losses.cd(depth=99)),
+                        (losses.rrd(), losses.ir_rrd()), (losses.de(), losses.de(experts=7))):
+    assert identity.describe(first) != identity.describe(second)
+  assert identity.describe(losses.rrd()) == identity.describe(losses.rrd())
+  assert identity.describe(optax.adam(0.1)) == identity.describe(optax.adam(0.1))
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (dict(epochs="3"), "`epochs`: an integer is expected, not str"),
+    (dict(learning_rate="0.1"), "`learning_rate`: a number"),
+    (dict(batch_size=np.int64(-3)), "`batch_size=-3`: must be positive"),
+    (dict(model=3), "`model`: a text or a Flax module"),
+    (dict(optimizer=3), "`optimizer`: a text or an optax"), (dict(metrics=["ndcg@7"]), "`metrics`: a text, or"),
+    (dict(metrics="hit@10(sampled 50)"), "only `monitor` and the option `sampled`"),
+    (dict(weight_decay=1.0, decayed="item"), "`decayed=item`: matches none of networks/student/"),
+    (dict(callbacks=Callback()), "`callbacks`: a text or a list"),
+    (dict(loss=kd_jax.Objective(lambda o, b, r: jnp.mean(o.scores))), "a loss returned [] values")])
+def test_values_of_another_kind_are_refused(arguments, said):
+  with pytest.raises(InputError) as error:
+    kd_jax.fit(DATA, **QUICK | arguments)
+  assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_runs_on_other_data_are_not_compared(plain):
+  elsewhere = kd_jax.fit(DATA.replace(")", ", split_seed=3)"), model="mf(dim=4)", **QUICK)
+  for given in (dict(teacher=elsewhere), dict(compare=[elsewhere])):
+    with pytest.raises(InputError, match="trained on other data"):
+      kd_jax.evaluate(plain, **given)
+  with pytest.raises(InputError, match="evaluate has no argument 'sampeld'"):
+    kd_jax.evaluate(plain, sampeld=5)
+
+
+def test_data_in_memory_is_evaluated_where_it_has_the_split():
+  whole = kd_jax.load_data(DATA, splits=("train", "validation", "test"))
+  own = whole._replace(name="mine", hashes={}, report={})
+  assert kd_jax.evaluate(kd_jax.fit(own, model="mf(dim=4)", **QUICK))["ndcg@10"] > 0
+  fitted = kd_jax.fit(own._replace(test=None), model="mf(dim=4)", **QUICK)
+  assert kd_jax.evaluate(fitted, split="validation")["ndcg@10"] == fitted.history[-1]["validation"]["ndcg@10"]
+  with pytest.raises(InputError, match="mine"):
+    kd_jax.evaluate(fitted)
+
+
+def test_soft_labels_of_a_run(tmp_path):
+  fitted = kd_jax.fit(DATA, model="mf(dim=4)", workdir=tmp_path / "run", **QUICK)
+  found = kd_jax.soft_labels(fitted, tmp_path / "labels", top_k=20)
+  assert found["top_k"] == 20 and 0 < found["tail_mass_mean"] < 1
+
+
+def test_callbacks_of_several_runs_end_with_their_runs():
+  told = []
+
+  def watch(name):
+    def end(run):
+      told.append((name, "end", bool(np.isfinite(np.asarray(run.params["student"]["user"])).all())))
+
+    return Callback(epoch=lambda run: told.append((name, run.epoch)), end=end)
+
+  options = [kd_jax.FitOptions(data=DATA, model="mf(dim=4)", batch_size=256, epochs=epochs, optimizer="sgd",
+                               learning_rate=rate, callbacks=[watch(name)])
+             for name, rate, epochs in (("diverges", 1e30, 3), ("short", 0.1, 1), ("long", 0.1, 2))]
+  results = kd_jax.fit_many(options)
+  assert isinstance(results[0], InputError) and results[2].result["epochs"] == 2
+  assert told.index(("short", "end", True)) < told.index(("long", 2)) < told.index(("long", "end", True))
+  assert [x for x in told if x[0] == "diverges"] == [("diverges", "end", True)]

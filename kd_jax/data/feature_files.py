@@ -47,6 +47,16 @@ def reattach(dataset: Dataset, used: list[dict[str, Any]], run: Any) -> Dataset:
   return dataset
 
 
+def detach(dataset: Dataset, used: list[dict[str, Any]]) -> Dataset:
+  """The data set without the vectors that `attach` added."""
+  for file in used:
+    features = getattr(dataset, file["side"])
+    vectors = {name: x for name, x in features.vectors.items() if name != pathlib.Path(file["path"]).stem}
+    kept = features._replace(vectors=vectors)
+    dataset = dataset._replace(**{file["side"]: kept if kept.vectors or kept.fields else None})
+  return dataset
+
+
 def describe(dataset: Dataset, used: list[dict[str, Any]]) -> list[str]:
   """The coverage of every file, as lines of text."""
   lines = []

@@ -151,6 +151,9 @@ def hashes_of(dataset: Dataset) -> dict[str, str]:
   """The hashes of a data set that was created in memory."""
   splits_of = {name: log for name in splits.NAMES if (log := getattr(dataset, name)) is not None}
   columns = {name: {k: v for k, v in log._asdict().items() if v is not None} for name, log in splits_of.items()}
+  for name, indices in (dataset.contexts or {}).items():
+    if name in columns:
+      columns[name]["contexts"] = indices
   columns |= {name: {"ids": np.asarray(getattr(dataset, name)).astype(np.str_)} for name in ("user_ids", "item_ids")}
   columns |= {side: features.to_columns(getattr(dataset, side)) for side in _FEATURES if getattr(dataset, side)}
   return {name: _hash(x) for name, x in columns.items()}

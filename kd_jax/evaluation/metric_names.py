@@ -36,7 +36,16 @@ class Name(NamedTuple):
 
 def split(names: str) -> tuple[str, ...]:
   """Splits names at commas; commas inside brackets belong to a call."""
-  return tuple(part.strip() for part in re.split(r",(?![^()]*\))", names)) if names.strip() else ()
+  if not names.strip():
+    return ()
+  parts, depth = [""], 0
+  for character in names:
+    depth += (character in "([") - (character in ")]")
+    if character == "," and depth <= 0:
+      parts.append("")
+    else:
+      parts[-1] += character
+  return tuple(part.strip() for part in parts)
 
 
 def read(text: str, kind: str) -> Name:

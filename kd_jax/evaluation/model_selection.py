@@ -41,7 +41,8 @@ def monitor(names: str, kind: str, further: Metrics | None = None) -> Monitor:
   sampled = {x.sampled for x in found if x.sampled}
   if len(sampled) > 1:
     raise InputError(f"`monitor={names}`: one number of sampled items, not {sorted(sampled)}")
-  return Monitor(wanted, kind, metrics, max(sampled, default=0), bool(found) and all(x.sampled for x in found))
+  only_sampled = bool(found) and not further and all(x.sampled for x in found)
+  return Monitor(wanted, kind, metrics, max(sampled, default=0), only_sampled)
 
 
 class Position(NamedTuple):

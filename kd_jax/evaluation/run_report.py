@@ -14,7 +14,7 @@ import numpy as np
 
 from kd_jax import data
 from kd_jax.base import Dataset, InputError
-from kd_jax.data import index
+from kd_jax.data import feature_files, index
 from kd_jax.evaluation import metric_names, protocols, streaming
 from kd_jax.evaluation.metric_names import LAST
 from kd_jax.evaluation.options import EvaluationOptions
@@ -55,7 +55,12 @@ def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None
   Writes no file; scripts/evaluate.py writes RUN/test.json. Raises InputError if a run is missing or damaged, its data
   has changed, or an option is invalid.
   """
-  return _evaluate(run, teacher, student, compare, split, data_dir, cache_dir, EvaluationOptions(**options))
+  known = [field.name for field in dataclasses.fields(EvaluationOptions)]
+  for name in options:
+    if name not in known:
+      raise InputError(f"evaluate has no argument {name!r}; its options are {', '.join(known)}")
+  others = [compare] if isinstance(compare, str | os.PathLike | Fitted) else compare
+  return _evaluate(run, teacher, student, others, split, data_dir, cache_dir, EvaluationOptions(**options))
 
 
 def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | None = None, student: str | None = None,
@@ -72,19 +77,18 @@ def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | 
 
 
 def _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options) -> Report:
-  if student is not None and teacher is None:
-    raise InputError("`student` needs `teacher`: the transfer ratio is measured between them")
-  if split not in ("validation", "test"):
-    raise InputError(f"`split={split}`: choose from validation, test")
+  _check(teacher, student, split, options)
   info, result = _info(run), _result(run)
-  dataset = _dataset(run, info, data_dir, cache_dir)
-  if options.history != "train" and split != "test":
-    raise InputError(f"`history={options.history}`: only on the test split")
+  dataset = _dataset(run, info, split, data_dir, cache_dir)
   metrics = _chosen(options.metrics, dataset.kind)
   users, values = _values(run, dataset, split, options, metrics)
 
+  made = {_key(run): values}
+
   def of(other):
-    return _values(other, dataset, split, options, metrics)[1]
+    if _key(other) not in made:
+      made[_key(other)] = _values(other, dataset, split, options, metrics)[1]
+    return made[_key(other)]
 
   if others and not any(value.ndim for value in values.values()):
     raise InputError("`compare`: no metric of this data is a mean over users, as the tests need")
@@ -109,6 +113,15 @@ def _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options
   return Report(details["metrics"], dataset.user_ids[users], values, details)
 
 
+def _check(teacher, student, split, options):
+  if student is not None and teacher is None:
+    raise InputError("`student` needs `teacher`: the transfer ratio is measured between them")
+  if split not in ("validation", "test"):
+    raise InputError(f"`split={split}`: choose from validation, test")
+  if options.history != "train" and split != "test":
+    raise InputError(f"`history={options.history}`: only on the test split")
+
+
 def _named(run, otherwise) -> str:
   """The directory of a run; `otherwise` for a run without one."""
   return (run.workdir or otherwise) if isinstance(run, Fitted) else os.fspath(run)
@@ -123,11 +136,22 @@ def _result(run) -> dict[str, Any]:
       pathlib.Path(run) / run_directory.RESULT)
 
 
-def _dataset(run, info, data_dir, cache_dir) -> Dataset:
-  """The data of a run, with all splits. Raises InputError if it has changed since training."""
+def _key(run):
+  """Equal for the same run: its evaluation is computed once."""
+  return id(run) if isinstance(run, Fitted) else os.path.realpath(run)
+
+
+def _dataset(run, info, split, data_dir, cache_dir) -> Dataset:
+  """The data of a run, with all splits if they can be loaded. Raises InputError if it has changed since training."""
   if isinstance(run, Fitted) and run.dataset.test is not None:
-    return run.dataset
-  dataset = data.load(info["data"], data_dir, cache_dir, ("train", "validation", "test"), info.get("data_memory", 0.0))
+    return feature_files.detach(run.dataset, info.get("features", []))
+  try:
+    dataset = data.load(info["data"], data_dir, cache_dir, ("train", "validation", "test"),
+                        info.get("data_memory", 0.0))
+  except InputError:
+    if isinstance(run, Fitted) and split == "validation":  # data that was given as an object
+      return feature_files.detach(run.dataset, info.get("features", []))
+    raise
   if any(dataset.hashes.get(part) != value for part, value in info["hashes"].items()):
     where = run.workdir or "what was fitted" if isinstance(run, Fitted) else run
     raise InputError(f"`run={where}`: its data has changed since")
@@ -136,6 +160,9 @@ def _dataset(run, info, data_dir, cache_dir) -> Dataset:
 
 def _chosen(metrics, kind) -> metric_names.Metrics:
   try:
+    if isinstance(metrics, str):
+      if sampled := [name for name in metric_names.split(metrics) if name and metric_names.read(name, kind).sampled]:
+        raise ValueError(f"{sampled[0]!r}: the option `sampled` gives every metric for sampled candidates")
     return metric_names.usual(kind) | metrics if not isinstance(metrics, str) else metric_names.chosen(
         metric_names.split(metrics), kind)
   except ValueError as error:

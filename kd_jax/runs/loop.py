@@ -168,7 +168,7 @@ def _info(ready) -> dict[str, Any]:
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
       "features": ready.features,
       "init_from": [ready.warm_start.provenance] if ready.warm_start else [],
-      "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
+      "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", **run_directory.versions()}
 
 
 def _fit(ready, info) -> Fitted:
@@ -209,7 +209,8 @@ def _begin(ready, draw, info) -> Training:
   history = []
   if options.workdir is not None:
     processes.by_first(run_directory.truncate_metrics, options.workdir, position.epoch)
-    history = run_directory.read_metrics(options.workdir) if position.epoch else []
+    log = pathlib.Path(options.workdir) / run_directory.METRICS
+    history = run_directory.read_metrics(options.workdir) if position.epoch and log.exists() else []
   monitor = ready.monitor  # sampled ranking takes a third of the time of full ranking
   layout = functools.partial(streaming.Protocol if ready.dataset.stream else protocols.layout, ready.dataset)
   layouts = {"validation": layout("validation", sampled=monitor.sampled, only_sampled=monitor.only_sampled)}
@@ -259,29 +260,36 @@ def _train(trainings: dict[int, Training]) -> dict[int, Fitted | InputError]:
 def _watched(trainings: dict[int, Training]) -> Iterator[Callable[[dict[int, Training], dict[int, dict]], None]]:
   """Calls `start` and `end` of the runs' callbacks; yields tell(trainings, lines), for a call after every epoch.
 
-  The first run also prints its progress. Only the first process calls callbacks.
+  The first run that is still in training also prints its progress. Only the first process calls callbacks.
   """
-  shown, current = min(trainings), dict(trainings)
-  callbacks = {key: (*x.ready.callbacks, *([progress()] if key == shown else [])) for key, x in trainings.items()}
-
-  def call(key, event, line):
-    for callback in callbacks[key] if processes.is_first() else ():
-      if (function := getattr(callback, event)) is not None:
-        function(_progress(current[key], line))
-
-  def tell(going, lines):
-    current.update(going)
-    for key, line in lines.items():
-      if "validation" in line:
-        call(key, "validation", line)
-      call(key, "epoch", line)
-
+  current, shown = dict(trainings), progress()
+  _call(current[min(current)], "start", {}, (shown,))
   with contextlib.ExitStack() as ends:
-    for key in trainings:  # also after an exception
-      ends.callback(call, key, "end", {})
-    for key in trainings:
-      call(key, "start", {})
+    for key, x in trainings.items():
+      ends.callback(lambda key: key in current and _call(current[key], "end", {}), key)  # also after an exception
+      _call(x, "start", {})
+
+    def tell(going, lines):
+      for key, line in lines.items():
+        current[key] = going[key]
+        _call(going[key], "validation", line)
+        _call(going[key], "epoch", line)
+      if lines:
+        _call(going[min(lines)], "epoch", lines[min(lines)], (shown,))
+      for key in [key for key in current if key not in going or _done(going[key])]:
+        _call(current.pop(key), "end", {})
+
     yield tell
+  _call(next(iter(trainings.values())), "end", {}, (shown,))
+
+
+def _call(training, event, line, callbacks=None):
+  """Calls an event of callbacks, by default those of the run, in the first process. Not every epoch is validated."""
+  if not processes.is_first() or (event == "validation" and "validation" not in line):
+    return
+  for callback in training.ready.callbacks if callbacks is None else callbacks:
+    if (function := getattr(callback, event)) is not None:
+      function(_progress(training, line, event == "end"))
 
 
 def _save(training, due):
@@ -305,11 +313,11 @@ def _keep(training, best):
   sealed.write_json_atomic(made / run_directory.RESULT, _result(training.ready, position))
 
 
-def _progress(x, line) -> Progress:
+def _progress(x, line, ended) -> Progress:
   position, workdir = x.position, x.options.workdir
   return Progress(None if workdir is None else os.fspath(workdir), x.info, x.options.epochs, position.epoch,
                   x.ready.monitor.names[0], position.best_epoch, position.best_value, position.seconds, line,
-                  x.state.params["networks"])
+                  x.best if ended else x.state.params["networks"])
 
 
 def _traced(options, number):

@@ -8,8 +8,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from kd_jax import registry
 from kd_jax.base import KD, Callback, Dataset, InputError, KDSum, Metric, Objective, check_options, option
+from kd_jax.runs import identity
 
 if TYPE_CHECKING:
   import flax.linen as nn
@@ -101,9 +104,9 @@ class FitOptions:
                          "Perfetto the file perfetto_trace.json.gz in it.")
 
   def __post_init__(self):
+    for field in dataclasses.fields(self):
+      _check_type(self, field)
     check_options(self)
-    if not isinstance(self.kd, str | KD | KDSum):
-      raise InputError(f"`kd`: a text, a KD or a weighted sum of them is expected, not {type(self.kd).__name__}")
     if self.keep_every % self.eval_every:
       raise InputError(f"`keep_every={self.keep_every}`: must be a multiple of `eval_every={self.eval_every}`, which "
                        "chooses the best epoch of what is kept")
@@ -112,6 +115,35 @@ class FitOptions:
       if package and isinstance(value, str) and (value or field.name in ("data", "model")):
         parse = registry.parse_sum if field.name in SUMS else registry.parse
         parse(package, value, field.name)
+
+
+def _is_number(value, *kinds):
+  return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+# What an option must be: a function that says whether a value is, and the words for it.
+_BY_DEFAULT = {bool: (lambda x: isinstance(x, bool), "true or false"),
+               int: (lambda x: _is_number(x, int), "an integer"),
+               float: (lambda x: _is_number(x, int, float), "a number")}
+_BY_NAME = {
+    **dict.fromkeys(("model", "peer"), (lambda x: x is None or isinstance(x, str) or hasattr(x, "apply"),
+                                        "a text or a Flax module")),
+    "kd": (lambda x: isinstance(x, str | KD | KDSum), "a text, a KD or a weighted sum of them"),
+    "optimizer": (lambda x: isinstance(x, str) or hasattr(x, "update"), "a text or an optax transformation"),
+    "schedule": (lambda x: isinstance(x, str) or callable(x), "a text or an optax schedule"),
+    "metrics": (lambda x: isinstance(x, str) or (isinstance(x, Mapping) and all(
+        isinstance(metric, Metric) for metric in x.values())), "a text, or {name: Metric}"),
+    "callbacks": (lambda x: isinstance(x, str | list | tuple) and not hasattr(x, "_fields"), "a text or a list")}
+
+
+def _check_type(options, field):
+  """Raises InputError for a value of another type; numbers of NumPy become those of Python."""
+  name, value = field.name, getattr(options, field.name)
+  if isinstance(value, np.generic):
+    object.__setattr__(options, name, value := value.item())
+  fits, wanted = _BY_NAME.get(name) or _BY_DEFAULT.get(type(field.default)) or (None, "")
+  if fits is not None and not fits(value):
+    raise InputError(f"`{name}`: {wanted} is expected, not {type(value).__name__}")
 
 
 SUMS = ("kd", "callbacks")  # options that name several parts with +
@@ -152,35 +184,21 @@ def texts(options: FitOptions) -> dict[str, str]:
 
 
 def text_of(value: Any) -> str:
-  """An option as text."""
+  """An option as text; objects by `identity.describe`."""
   if isinstance(value, Dataset):
     return value.name
   if isinstance(value, str | int | float | os.PathLike):
     return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
   if isinstance(value, KDSum):
-    return " + ".join(f"{weight if isinstance(weight, float) else '<schedule>'}*{text_of(kd)}"
+    return " + ".join(f"{weight if isinstance(weight, float) else identity.describe(weight)}*{text_of(kd)}"
                       for weight, kd in value.terms)
-  if isinstance(value, KD | Objective):
-    return f"<{value.loss.__module__}.{value.loss.__qualname__.partition('.')[0]}({_closed_over(value)})>"
   if isinstance(value, Mapping):
-    return ",".join(value)
+    return ",".join(f"{name}={identity.describe(metric)}" for name, metric in value.items())
   if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
     return ",".join(map(text_of, value))
-  if getattr(value, "workdir", None):  # a fitted model with a run directory
-    return os.fspath(value.workdir)
-  name = " ".join(repr(value).split()) if hasattr(value, "apply") else type(value).__qualname__
-  return f"<{type(value).__module__}.{name}>"
-
-
-def _closed_over(part: KD | Objective) -> str:
-  """The hyperparameters of a method or base loss: numbers and texts in the closures of its functions."""
-  found: dict[str, Any] = {}
-  functions: list[Any] = [part.loss, getattr(part, "sample", None)]
-  for function in functions:
-    if closure := getattr(function, "__closure__", None):
-      values = {name: cell.cell_contents for name, cell in zip(function.__code__.co_freevars, closure, strict=True)}
-      found |= {name: value for name, value in values.items() if isinstance(value, bool | int | float | str | tuple)}
-  return ", ".join(f"{name}={value!r}" for name, value in sorted(found.items()))
+  if hasattr(value, "history"):  # a fitted model: by its directory; its parameters are compared by their hash
+    return os.fspath(value.workdir) if value.workdir else "<fitted>"
+  return identity.describe(value)
 
 
 def teachers_of(options: FitOptions) -> list[Any]:

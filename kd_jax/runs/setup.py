@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -31,7 +32,7 @@ from kd_jax.data import feature_files, neighbours, store, streams
 from kd_jax.devices import parallel, table_sharding
 from kd_jax.evaluation import metric_names, model_selection, protocols
 from kd_jax.objectives import _embedding_l2
-from kd_jax.runs.options import FitOptions, teachers_of
+from kd_jax.runs.options import FitOptions, teachers_of, text_of
 from kd_jax.storage import run_directory
 from kd_jax.teachers import loading, warm_start
 from kd_jax.training import batches, graph, kd_targets, parameters, sequence_batches, step, windows
@@ -84,7 +85,8 @@ def objective(loss: str | Objective, kind: str) -> Objective:
     raise InputError(f"`loss`: an Objective is expected, not {type(loss).__name__}")
   if kind not in loss.on:
     fitting = [name for name in registry.names("objectives") if kind in _build("objectives", registry.Call(name)).on]
-    raise InputError(f"`loss`: it is for {' and '.join(loss.on)}; for {kind} choose from {', '.join(fitting)}")
+    raise InputError(f"`loss`: this base loss is for {' and '.join(loss.on)}; for {kind} choose from "
+                     f"{', '.join(fitting)}")
   return loss
 
 
@@ -109,6 +111,8 @@ def optimizer(options: FitOptions, steps_per_epoch: int) -> optax.GradientTransf
                        "`weight_decay`")
     return parameters.freeze(options.optimizer, frozen)
   call = registry.parse("optimizers", options.optimizer, "optimizer")
+  if options.weight_decay and not registry.takes("optimizers", call, "weight_decay"):
+    raise InputError(f"`weight_decay={options.weight_decay}`: `optimizer={options.optimizer}` has no weight decay")
   if callable(options.schedule):
     mask = None if options.decayed == "*" else parameters.matching(patterns(options.decayed))
     made = registry.build("optimizers", call, learning_rate=options.schedule, weight_decay=options.weight_decay,
@@ -151,6 +155,10 @@ def finished(options: FitOptions) -> dict[str, Any] | None:
     return None
   result = run_directory.finished(options.workdir, options.epochs)
   if result is not None:
+    if isinstance(options.data, Dataset):
+      stored, hashes = run_directory.read_info(options.workdir)["hashes"], load(options).hashes
+      if any(stored.get(part) != value for part, value in hashes.items() if part in stored):
+        raise InputError(f"`workdir={options.workdir}`: its run used other data; choose another directory")
     loading.check_unchanged(options.workdir, "teacher", teachers_of(options))
     loading.check_unchanged(options.workdir, "init_from", [options.init_from] if options.init_from else [])
   return result
@@ -226,6 +234,7 @@ def prepare(options: FitOptions) -> Setup:
   shapes = jax.eval_shape(lambda given: step.init(jax.random.key(0), run, given, example), given)
   student = shapes.params["networks"][STUDENT]
   warm_start.check_frozen(patterns(options.freeze), student)
+  _check_decayed(patterns(options.decayed), shapes.params)
   if options.embedding_l2:
     _check_embeddings(options, shapes.params["networks"], dataset)
   if dataset.stream is not None:
@@ -245,7 +254,9 @@ def _of_products(base):
 def load(options: FitOptions) -> Dataset:
   """Loads the data of a run. Raises InputError."""
   if isinstance(options.data, Dataset):
-    dataset = options.data if options.data.hashes else options.data._replace(hashes=store.hashes_of(options.data))
+    dataset = options.data
+    if dataset.stream is None:  # arrays may have been replaced since the data was loaded
+      dataset = dataset._replace(hashes=dataset.hashes | store.hashes_of(dataset))
     if options.log_test and dataset.test is None:
       raise InputError("`log_test`: the data was loaded without its test split; load it with splits=('train', "
                        "'validation', 'test')")
@@ -270,6 +281,8 @@ def further(metrics: str | dict[str, Metric], kind: str) -> metric_names.Metrics
     return metrics
   names = metric_names.split(metrics)
   try:
+    if sampled := [name for name in names if name and metric_names.read(name, kind).sampled]:
+      raise ValueError(f"{sampled[0]!r}: only `monitor` and the option `sampled` of an evaluation sample candidates")
     return {name: metric_names.build(name, kind) for name in names}
   except ValueError as error:
     raise InputError(f"`metrics`: {error}") from None
@@ -286,6 +299,14 @@ def share(readies: list[Setup]) -> list[Setup]:
   return [ready._replace(given=x) for ready, x in zip(readies, given, strict=True)]
 
 
+def _check_decayed(decayed, params):
+  """Raises InputError if one of the patterns of `decayed` matches no parameter, unless it is about adapters."""
+  names = list(warm_start.named(params))
+  for pattern in decayed:
+    if not pattern.startswith("adapters") and not fnmatch.filter(names, pattern):
+      raise InputError(f"`decayed={pattern}`: matches none of {', '.join(names)}")
+
+
 def _check_embeddings(options, learners, dataset):
   """Raises InputError if `embedding_l2` is set for labelled data, or for a learner without both embedding tables."""
   if dataset.contexts is not None:
@@ -293,7 +314,8 @@ def _check_embeddings(options, learners, dataset):
   for argument, name in (("model", STUDENT), ("peer", PEER)):
     for table in _embedding_l2.TABLES:
       if name in learners and not hasattr(learners[name].get(table), "shape"):
-        raise InputError(f"`embedding_l2={options.embedding_l2}`: `{argument}={getattr(options, argument)}` has no "
+        model = text_of(getattr(options, argument))
+        raise InputError(f"`embedding_l2={options.embedding_l2}`: `{argument}={model}` has no "
                          f"table {table!r}; mf, lightgcn and neumf have both")
 
 
@@ -303,7 +325,7 @@ def _check_streamed(options, networks, kds):
   if options.shard_tables or jax.process_count() > 1:
     raise InputError(f"{where}neither `shard_tables` nor several processes go with that")
   if hasattr(networks[STUDENT], "fit"):
-    raise InputError(f"{where}`model={options.model}` is computed from all at once")
+    raise InputError(f"{where}`model={text_of(options.model)}` is computed from all at once")
   if any(kd.rows == "items" or kd.neighbours or kd.remember or kd.own_loss or kd.lists.every > 1 for _, kd in kds):
     raise InputError(f"{where}a method of `kd` ranks users for items, needs neighbours, or keeps something from epoch "
                      "to epoch")
@@ -324,7 +346,7 @@ def _described(options, dataset) -> tuple[Dataset, list[dict[str, Any]]]:
   models = [model for model in (options.model, options.peer) if model]
   for argument, side in arguments.items():
     if getattr(options, argument) and not any(_accepts(model, side) for model in models):
-      raise InputError(f"`{argument}`: `model={options.model}` has no use for it; two_tower() has")
+      raise InputError(f"`{argument}`: `model={text_of(options.model)}` has no use for it; two_tower() has")
   described, features = feature_files.attach(dataset, {argument: getattr(options, argument) for argument in arguments})
   for line in feature_files.describe(dataset, features):
     print(line)
@@ -359,7 +381,8 @@ def _learners(options, dataset) -> tuple[dict, list]:
   """(networks, edges): the student and, with `peer`, a second network; each then teaches the other."""
   networks = {STUDENT: loading.build_model(options.model, dataset)}
   if (options.kd or options.init_from or options.freeze) and hasattr(networks[STUDENT], "fit"):
-    raise InputError(f"`model={options.model}`: is computed, not trained: it takes no `kd`, `init_from` or `freeze`")
+    raise InputError(f"`model={text_of(options.model)}`: is computed, not trained: it takes no `kd`, `init_from` or "
+                     "`freeze`")
   if not options.peer:
     return networks, []
   networks[PEER] = loading.build_model(options.peer, dataset)

@@ -85,8 +85,6 @@ def start(directory: str | os.PathLike, flags: dict[str, str], info: dict[str, A
   Raises InputError if the directory holds a run with other data, teacher, features or `init_from`.
   """
   path = pathlib.Path(directory) / INFO
-  info = info | {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES},
-                 "commit": commit(pathlib.Path(__file__).parents[2])}
   if path.exists():
     before = read_info(directory)
     compared = {"hashes": "data", "teacher": "teacher", "features": "features", "init_from": "`init_from`"}
@@ -99,6 +97,12 @@ def start(directory: str | os.PathLike, flags: dict[str, str], info: dict[str, A
   _write_flags(path.with_name(FLAGS), flags)
   sealed.write_json_atomic(path, info)
   return info
+
+
+def versions() -> dict[str, Any]:
+  """What a run is made by: Python, packages, and the commit of a checkout."""
+  return {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES},
+          "commit": commit(pathlib.Path(__file__).parents[2])}
 
 
 def after(directory: str | os.PathLike, epoch: int) -> pathlib.Path:

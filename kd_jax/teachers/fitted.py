@@ -46,6 +46,8 @@ class Fitted:
     """
     if k < 1:
       raise InputError(f"`k={k}`: must be positive")
+    if self.dataset.stream is not None:
+      raise InputError("`top_k`: the data is streamed; `soft_labels` of the run directory ranks it by parts")
     chosen = slice(None) if users is None else self._known(users)
     seen = jax.tree.map(jnp.asarray, index.seen_by_users(self.dataset))
     found = rank.network_top_k(self.module, self.variables, seen, k=k, exclude_seen=exclude_seen)

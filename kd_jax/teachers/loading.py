@@ -75,9 +75,12 @@ def hash_parameters(params: dict) -> str:
 def check_unchanged(run: str, argument: str, paths: list[Any]) -> None:
   """Raises InputError if the `teacher` or `init_from` of a finished run has changed since the run.
 
-  Paths that no longer exist, and objects, are not checked.
+  Paths that no longer exist are not checked.
   """
   for path, before in zip(paths, run_directory.read_info(run).get(argument, []), strict=False):
+    if isinstance(path, Fitted) and not path.workdir and hash_parameters(path.params) not in before.values():
+      raise InputError(f"`{argument}`: not what the finished run in {run} learned from; choose another `workdir`")
+    path = (path.workdir or None) if isinstance(path, Fitted) else path
     pin = _pin(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
     if pin is not None and pin.is_file() and sealed.hash_file(pin) not in before.values():
       raise InputError(f"`{argument}={path}`: not what the finished run in {run} learned from; choose another "
@@ -162,6 +165,7 @@ def open_run(directory: str | os.PathLike, dataset: Dataset, module: nn.Module |
 def network(run: str | os.PathLike | Fitted, dataset: Dataset) -> tuple[nn.Module, dict]:
   """(module, variables) of the best epoch of a run, for scoring. Raises InputError."""
   if isinstance(run, Fitted):
+    _check_data(run.workdir or "the fitted run", run.info, dataset)
     described = dataset._replace(user_features=run.dataset.user_features, item_features=run.dataset.item_features)
     module, params, own = run.module, run.params, constants(run.module, described)
   elif not (pathlib.Path(run) / run_directory.FLAGS).is_file():

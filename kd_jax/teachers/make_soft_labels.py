@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,16 +16,21 @@ from kd_jax.data import index
 from kd_jax.ranking import rank
 from kd_jax.storage import checkpoint, run_directory, sealed
 from kd_jax.teachers import loading, soft_labels
+from kd_jax.teachers.fitted import Fitted
 from kd_jax.training import windows
 
 
-def write(teacher: str, out: str, top_k: int, exclude_seen: bool, data_dir: str | None = None,
-          cache_dir: str | None = None) -> dict[str, float]:
+def write(teacher: str | os.PathLike | Fitted, out: str | os.PathLike, top_k: int = 500, exclude_seen: bool = True,
+          data_dir: str | None = None, cache_dir: str | None = None) -> dict[str, float]:
   """Ranks all items for every user with the run `teacher`, and stores the `top_k` best in the directory `out`.
 
   Returns `soft_labels.truncation`. Raises InputError, and leaves no file, if a score is not finite or there are fewer
   than `top_k` items.
   """
+  if isinstance(teacher, Fitted):
+    if teacher.workdir is None:
+      raise InputError("`teacher`: soft labels are written from a run directory; fit the teacher with a `workdir`")
+    teacher = teacher.workdir
   info = run_directory.read_info(teacher)
   dataset = data.load(info["data"], data_dir, cache_dir, memory=info.get("data_memory", 0.0))
   if top_k > dataset.num_items:

@@ -215,7 +215,11 @@ def per_example_loss(params, given, batch, targets, rng, epoch=0, *, run, axis_n
 def _of_rows(part, loss, arguments, weight, axis_name):
   """`loss(*arguments)` of this device's rows. With `in_batch`, the loss sees the rows of all devices."""
   if axis_name is None or not part.in_batch:
-    return loss(*arguments)
+    found = loss(*arguments)
+    first = found[0] if isinstance(found, tuple) else found
+    if jnp.shape(first) != jnp.shape(weight):
+      raise InputError(f"a loss returned {list(jnp.shape(first))} values, expected one per row, {list(weight.shape)}")
+    return found
 
   def gather(x):
     return jax.lax.all_gather(x, axis_name, tiled=True) if jnp.ndim(x) else x

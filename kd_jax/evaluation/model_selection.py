@@ -76,6 +76,6 @@ def compare(monitor: Monitor, position: Position, validation: dict[str, float]) 
 
 
 def _better(monitor: Monitor, name: str, value: float, than: float) -> bool:
-  if name in monitor.metrics:  # the user gave it as an object
+  if name in monitor.metrics:  # all but the last epoch and metrics of sampled candidates
     return value > than if monitor.metrics[name].higher_is_better else value < than
   return metric_names.better(name, value, than)

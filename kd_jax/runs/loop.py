@@ -263,8 +263,10 @@ def _watched(trainings: dict[int, Training]) -> Iterator[Callable[[dict[int, Tra
   The first run that is still in training also prints its progress. Only the first process calls callbacks.
   """
   current, shown = dict(trainings), progress()
-  _call(current[min(current)], "start", {}, (shown,))
+  first = current[min(current)]
+  _call(first, "start", {}, (shown,))
   with contextlib.ExitStack() as ends:
+    ends.callback(_call, first, "end", {}, (shown,))
     for key, x in trainings.items():
       ends.callback(lambda key: key in current and _call(current[key], "end", {}), key)  # also after an exception
       _call(x, "start", {})
@@ -280,7 +282,6 @@ def _watched(trainings: dict[int, Training]) -> Iterator[Callable[[dict[int, Tra
         _call(current.pop(key), "end", {})
 
     yield tell
-  _call(next(iter(trainings.values())), "end", {}, (shown,))
 
 
 def _call(training, event, line, callbacks=None):

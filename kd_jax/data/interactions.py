@@ -7,23 +7,26 @@ import pathlib
 from collections.abc import Iterator
 
 from kd_jax.base import InputError
-from kd_jax.data import parsing
+from kd_jax.data import order, parsing
 from kd_jax.data.recipe import Log, Recipe, Source
 
 
-def interactions(path, user="user", item="item", rating=None, timestamp=None, min_rating=None, min_user=1,
-                 min_item=1, split="random", split_column=None, ratios=(0.8, 0.1, 0.1), split_seed=0,
-                 delimiter=None, max_bad_rows=0) -> Recipe:
+def interactions(path: str, user="user", item="item", rating: str | None = None, timestamp: str | None = None,
+                 min_rating: float | None = None, min_user=1, min_item=1, split="random",
+                 split_column: str | None = None, ratios=(0.8, 0.1, 0.1), split_seed=0, delimiter: str | None = None,
+                 max_bad_rows=0) -> Recipe:
   """Your own log: a CSV, TSV or text file with a header line, gzipped or not, or a Parquet file.
 
-  Origin: `path`, in the working directory or the data folder; licence and counts depend on the file. Its
-  sha256 is part of the prepared data set's name, so a changed file is prepared again. `user`, `item`,
-  `rating`, `timestamp` (seconds) and `split_column` name columns. Ids stay strings: 001 is not 1. Text is
-  UTF-8, and a quoted field must end on its line. `delimiter` defaults to a comma for .csv and a tab for .tsv
-  and .txt. A row is bad if it has another number of columns, an empty id, a rating or time stamp that is not
-  a finite number, a NUL or invalid UTF-8. More than `max_bad_rows` bad rows are an error, which names file,
-  line and reason. Filter: ratings of at least `min_rating`, duplicates, k-core `min_user`, `min_item`. Split:
-  any rule of splits.py; split='given' reads train, validation or test from `split_column`.
+  Origin: `path`, in the working directory or the data folder (in `data_dir` first, if it is given); licence and
+  counts depend on the file. Its sha256 is part of the prepared data set's name, so a changed file is prepared again.
+  `user`, `item`, `rating`, `timestamp` (seconds) and `split_column` name columns. Ids stay strings: 001 is not 1.
+  Text is UTF-8, and a quoted field must end on its line. `delimiter` defaults to a comma for .csv and a tab for .tsv
+  and .txt. A row is bad if it has another number of columns, an empty id, a rating or time stamp that is not a finite
+  number, a NUL or invalid UTF-8. More than `max_bad_rows` bad rows are an error, which names file, line and reason.
+  Filter: ratings of at least `min_rating`, duplicates, k-core `min_user`, `min_item`. Split: any rule of splits.py;
+  split='given' reads train, validation or test from `split_column`. The order of the rows matters for
+  split='position' only; else they are sorted first, see `order.unordered`. Of a repeated (user, item) the earliest is
+  kept, and of equal times, or without times, the one with the lowest rating.
   """
   if (split == "given") != (split_column is not None):
     raise InputError("`data`: split='given' and split_column='...' go together")
@@ -37,13 +40,15 @@ def interactions(path, user="user", item="item", rating=None, timestamp=None, mi
     raise InputError(f"`data`: delimiter={delimiter!r}: must be a text such as ','")
   if isinstance(max_bad_rows, bool) or not isinstance(max_bad_rows, int) or max_bad_rows < 0:
     raise InputError(f"`data`: max_bad_rows={max_bad_rows!r}: must be an integer of at least 0")
-  read = functools.partial(_read, names, delimiter, max_bad_rows)
+  ordered = split == "position"
+  read = functools.partial(_read, names, delimiter, max_bad_rows, ordered)
   return Recipe(lambda paths: read(paths[0]), (Source(pathlib.Path(path).name, None, ((path, None),)),),
-                min_rating, min_user, min_item, split, ratios, split_seed)
+                min_rating, min_user, min_item, split, ratios, split_seed, revision=0 if ordered else 1)
 
 
-def _read(names, delimiter, max_bad_rows, path: pathlib.Path) -> Log:
-  return parsing.collect(path, rows(path, names, delimiter), tuple(names), max_bad_rows)
+def _read(names, delimiter, max_bad_rows, ordered, path: pathlib.Path) -> Log:
+  log = parsing.collect(path, rows(path, names, delimiter), tuple(names), max_bad_rows)
+  return log if ordered else order.unordered(log)
 
 
 def rows(path: pathlib.Path, names: dict, delimiter: str | None = None) -> Iterator[tuple[int, list | None, str]]:

@@ -15,20 +15,23 @@ from kd_jax.data.recipe import Contexts, Log, Recipe, Source
 _TRUTH = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True}
 
 
-def labelled(path, labels=("label",), fields=(), numeric=(), timestamp=None, split_column=None, hashed=0,
-             split="random", ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0, fold=0, delimiter=None,
+def labelled(path: str, labels: tuple = ("label",), fields: tuple = (), numeric: tuple = (),
+             timestamp: str | None = None, split_column: str | None = None, hashed=0, split="random",
+             ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0, fold=0, delimiter: str | None = None,
              max_bad_rows=0) -> Recipe:
   """Your own labelled table: CSV, TSV or text with a header line, gzipped or not, or Parquet; a row is a context.
 
-  Origin: `path`, in the working directory or the data folder; licence and counts depend on the file. Its sha256 is
-  part of the prepared data set's name, so a changed file is prepared again. The arguments name columns: `labels`, one
-  (clicks) or several (tags), each 0 or 1 (or false, true); `fields`, categorical, any text, where an empty text is a
-  value too; `numeric`, finite numbers, which are standardised to mean 0 and variance 1 over training for the models;
-  `timestamp`, seconds. The vocabulary of a field is exact; with `hashed`, values are hashed (CRC-32) into that many
-  buckets. Group AUC groups by the field named user, if there is one. A row is bad if it has another number of columns
-  or an invalid value. More than `max_bad_rows` bad rows are an error, which names file, line and reason. Split by
-  context: random (with `folds`, k-fold: fold `fold` is test, and a share ratios[1] of the rest is validation),
-  temporal, or given, which reads train, validation or test from `split_column`.
+  Origin: `path`, in the working directory or the data folder (in `data_dir` first, if it is given); licence and
+  counts depend on the file. Its sha256 is part of the prepared data set's name, so a changed file is prepared again.
+  The arguments name columns: `labels`, one (clicks) or several (tags), each 0 or 1 (or false, true); `fields`,
+  categorical, any text, where an empty text is a value too; `numeric`, finite numbers, which are standardised to mean
+  0 and variance 1 over training for the models; `timestamp`, seconds. The vocabulary of a field is exact; with
+  `hashed`, values are hashed (CRC-32) into that many buckets. Group AUC groups by the field named user, if there is
+  one. A row is bad if it has another number of columns or an invalid value. More than `max_bad_rows` bad rows are an
+  error, which names file, line and reason. Split by context: random (with `folds`, k-fold: fold `fold` is test, and a
+  share ratios[1] of the rest is validation), temporal, or given, which reads train, validation or test from
+  `split_column`. The order of the rows does not matter: contexts are sorted by their values. The id of a context is
+  the number of its row, from 0, bad ones left out.
   """
   if (split == "given") != (split_column is not None):
     raise InputError("`data`: split='given' and split_column='...' go together")
@@ -45,24 +48,24 @@ def labelled(path, labels=("label",), fields=(), numeric=(), timestamp=None, spl
   read = functools.partial(_read, kinds, (labels, fields, numeric, timestamp, split_column), hashed, delimiter,
                            max_bad_rows)
   return Recipe(lambda paths: read(paths[0]), (Source(pathlib.Path(path).name, None, ((path, None),)),), split=split,
-                ratios=ratios, split_seed=split_seed, folds=folds, fold=fold)
+                ratios=ratios, split_seed=split_seed, folds=folds, fold=fold, revision=1)
 
 
 def _read(kinds, roles, hashed, delimiter, max_bad_rows, path: pathlib.Path) -> Log:
   labels, fields, numeric, timestamp, split_column = roles
-  columns, bad = _columns(kinds, delimiter, max_bad_rows, path)
-  true = np.array([columns[name] for name in labels], bool).T
-  coded = [_code(columns[name], hashed) for name in fields]
-  categories = np.stack([codes for codes, _ in coded], axis=1) if coded else None
-  features = Features(tuple(fields), tuple(size for _, size in coded), categories,
-                      {name: np.array(columns[name], np.float32)[:, None] for name in numeric})
-
-  def of(name, dtype):
-    return None if name is None else np.array(columns[name], dtype)
-
-  contexts = Contexts(of(timestamp, np.int64), of(split_column, np.int8))
-  return Log(*np.nonzero(true), [str(n) for n in range(len(true))], list(labels), bad_rows=tuple(bad),
-             user_features=features, contexts=contexts)
+  values, bad = _columns(kinds, delimiter, max_bad_rows, path)
+  coded = {name: _code(values[name], hashed) for name in fields}
+  columns = {name: np.array(values[name], _TYPES[kind]) for name, kind in kinds.items() if kind in _TYPES}
+  columns |= {name: codes for name, (codes, _) in coded.items()}
+  rows = np.lexsort(list(columns.values()))
+  columns = {name: column[rows] for name, column in columns.items()}
+  features = Features(tuple(fields), tuple(size for _, size in coded.values()),
+                      np.stack([columns[name] for name in fields], axis=1) if fields else None,
+                      {name: columns[name][:, None] for name in numeric})
+  contexts = Contexts(columns.get(timestamp), columns.get(split_column))
+  true = np.stack([columns[name] for name in labels], axis=1)
+  return Log(*np.nonzero(true), [str(n) for n in rows], list(labels), bad_rows=tuple(bad), user_features=features,
+             contexts=contexts, unordered=True)
 
 
 def _columns(kinds, delimiter, max_bad_rows, path) -> tuple[dict[str, list], list[str]]:
@@ -104,3 +107,6 @@ def _category(text):
 
 def _number(text):
   return parsing.READERS["ratings"](text, "number")
+
+
+_TYPES = {_label: bool, _number: np.float32, parsing.READERS["timestamps"]: np.int64, parsing.READERS["parts"]: np.int8}

@@ -38,6 +38,7 @@ class Log(NamedTuple):
   user_features: Features | None = None  # in the order of user_ids
   item_features: Features | None = None  # in the order of item_ids
   contexts: Contexts | None = None
+  unordered: bool = False  # the rows are sorted by hashes: their order in the source was lost on purpose
 
 
 class Source(NamedTuple):
@@ -67,6 +68,7 @@ class Recipe(NamedTuple):
   may_be_empty: tuple[str, ...] = ()  # splits that the arguments allow to be empty
   folds: int = 0  # labelled data: number of folds of cross-validation; the `fold`-th fold is the test split
   fold: int = 0
+  revision: int = 0  # increase it if `read` gives other rows for the same files
 
 
 def encode(values: list[Any]) -> tuple[np.ndarray, list[Any]]:

@@ -37,7 +37,7 @@ def calibration_error() -> LabelMetric:
 def calibration() -> LabelMetric:
   """The sum of p divided by the sum of labels; 1 is perfect. He et al., ADKDD 2014."""
   return LabelMetric(lambda labels, scores, groups: float(_sigmoid(scores).sum() / max(labels.sum(), 1)),
-                     on=("clicks",))
+                     on=("clicks",), best=1.0)
 
 
 def _sigmoid(scores):

@@ -29,9 +29,13 @@ def unkd(groups: int = 4, pairs: int = 30, temperature: float = 20.0, depth: int
   teacher's top `depth`. If a group has fewer than two items there, its pairs are an item with itself, which adds a
   constant log 2 without gradient. An item belongs to the group that contains the middle of its share of the total
   popularity; the code fills groups one after another. The code rounds up the number of pairs per group, to 32 in all.
+  If the first item of a drawn pair is the worse one, the code means to swap the two, but it swaps views of one tensor
+  (so does the code of RCE-KD): both become the better item. Half of its pairs are therefore an item with itself, at
+  random: they add log 2 and no gradient. Here all pairs count, as in the paper, so the gradient of the code at weight
+  w has the same expectation as ours at weight w / 2: weight 1 there is 0.5*unkd().
   """
   def sample(rng, view):
-    group = popularity_groups(view.popularity, groups)[view.teacher.items]
+    group = popularity_groups(view.popularity, view.priority, groups)[view.teacher.items]
     ends = jnp.cumsum((group == jnp.arange(groups)[:, None]).reshape(-1))  # [groups * depth]
     ends_of = ends[depth - 1 :: depth]
     size = jnp.diff(ends_of, prepend=0)
@@ -51,9 +55,12 @@ def unkd(groups: int = 4, pairs: int = 30, temperature: float = 20.0, depth: int
   return KD(loss, Lists(teacher=depth), sample, teacher_scores=False)
 
 
-def popularity_groups(popularity: Array, groups: int) -> Array:
-  """The group [I] of every item; 0 is the most popular group, `groups` means popularity 0."""
-  order = jnp.argsort(-popularity)
+def popularity_groups(popularity: Array, priority: Array, groups: int) -> Array:
+  """The group [I] of every item; 0 is the most popular group, `groups` means popularity 0.
+
+  Of equally popular items, those with a lower priority [I] are nearer to the most popular ones.
+  """
+  order = jnp.lexsort((priority, -popularity))
   share = popularity[order].astype(jnp.float32)
   middle = (jnp.cumsum(share) - share / 2) / jnp.maximum(jnp.sum(share), 1)
   group = jnp.minimum((middle * groups).astype(jnp.int32), groups - 1)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.base import Array, Batch, Dataset
+from kd_jax.base import Array, Batch, Dataset, InputError
 
 
 class Read(NamedTuple):
@@ -23,10 +23,14 @@ class Read(NamedTuple):
 def constants(module: nn.Module, dataset: Dataset) -> dict[str, np.ndarray]:
   """All histories, one after another: items[starts[u]:starts[u + 1]] is the history of user u, oldest item first.
 
-  `items` has shape [N]. Items with the same timestamp keep the order of the source.
+  `items` has shape [N]. Items with the same timestamp keep the order of the data. Raises InputError if the data has no
+  time stamps, and its rows have no order.
   """
   del module
   users, times = dataset.train.users, dataset.train.timestamps
+  if times is None and dataset.report.get("unordered"):
+    raise InputError("`model`: it reads sequences, and the data has no time stamps; name their column, "
+                     "timestamp='...', or, if the rows of every user are in order, split='position'")
   order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
   starts = np.searchsorted(users[order], np.arange(dataset.num_users + 1)).astype(np.int32)
   return {"starts": starts, "items": dataset.train.items[order]}

@@ -76,7 +76,7 @@ def sasrec(num_users: int, num_items: int, dim: int = 64, length: int = 50, bloc
   """SASRec: Kang, McAuley, ICDM 2018, https://arxiv.org/abs/1808.09781, eqs. 1-6.
 
   score = <state, item>. The state is the output of causal self-attention after the user's last training items. Items
-  are in the order of timestamps if the data has them, else in the order of the source.
+  are in the order of timestamps if the data has them, else in the order of the data's rows.
 
   Args:
     dim: width of item vectors and of all layers.

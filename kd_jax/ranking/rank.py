@@ -1,4 +1,7 @@
-"""Ranks all items for many users, in blocks of users, so that the users x items matrix is never in memory."""
+"""Ranks all items for many users, in blocks of users, so that the users x items matrix is never in memory.
+
+Items of equal score are in the order of their priority, see `data.order`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from kd_jax.ranking.top_k import places, top_k, top_k_and_tail, top_k_of_places
 
 _HELD_OUT_BLOCK = 4  # users whose scores every held-out item reads again: few, so that they fit into one core's cache
 _SCORED = 8  # such blocks scored at a time: matrix products with few rows are slow
+_MOST_FLOAT = 2**24  # numbers up to this one can be counted in float32
 _MOST_PARTS = 8  # more threads would wait for memory
 
 
@@ -73,11 +77,11 @@ def network_top_k(module: nn.Module, variables: dict, seen: index.Seen, *, k: in
   """The top k items of every user by a network, [U, k] (or users of every item). Call it outside of jit."""
   if not _is_one_cpu():
     return _by_block(module, variables, seen, _best(top_k, k), exclude_seen, rows)
-  ready = _tables(module, variables, rows)
+  ready, priority = _tables(module, variables, rows), np.asarray(seen.priority)
 
   def block(b):
     scored = _places(module, variables, ready, seen.blocks, b, exclude_seen=exclude_seen, rows=rows)
-    return top_k_of_places(np.asarray(scored), k)
+    return top_k_of_places(np.asarray(scored), priority, k)
 
   with futures.ThreadPoolExecutor(os.cpu_count()) as threads:
     listed = list(threads.map(block, range(seen.blocks.users.shape[0])))
@@ -107,9 +111,9 @@ def network_soft_labels(module: nn.Module, variables: dict, seen: index.Seen, *,
 
 
 def _by_block(module, variables, seen, select, exclude_seen, rows):
-  """`select(scores [BLOCK, I])` of every block of users, concatenated."""
+  """`select(scores [BLOCK, I], priority [I])` of every block of users, concatenated."""
   def function(x):
-    return _select(module, variables, x, select=select, exclude_seen=exclude_seen, rows=rows)
+    return _select(module, variables, x, seen.priority, select=select, exclude_seen=exclude_seen, rows=rows)
 
   parts = on_cores(function, seen.blocks)
   num_rows = seen.starts.shape[0] - 1
@@ -122,9 +126,13 @@ def _by_block(module, variables, seen, select, exclude_seen, rows):
 
 
 @functools.partial(jax.jit, static_argnames=("module", "select", "exclude_seen", "rows"))
-def _select(module, variables, blocks: index.Blocks, *, select, exclude_seen, rows):
+def _select(module, variables, blocks: index.Blocks, priority, *, select, exclude_seen, rows):
   score, whole = scorer(module, variables, rows), _whole(module)
-  return jax.lax.map(lambda block: select(_scores(lambda users: whole(score(users)), block, exclude_seen)), blocks)
+
+  def one(block):
+    return select(_scores(lambda users: whole(score(users)), block, exclude_seen), priority)
+
+  return jax.lax.map(one, blocks)
 
 
 def _is_one_cpu() -> bool:
@@ -155,10 +163,11 @@ class HeldOut(NamedTuple):
   counts: Array  # [groups, _SCORED] int32, the maximal number of items of a user in the block
   starts: Array  # [groups, _SCORED] int32, the block's first line of `items`
   items: Array  # [lines, b] int32, one item of each user of the block; -1 is padding
+  priority: Array  # [I] int32
 
 
-def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> tuple[HeldOut, np.ndarray]:
-  """Makes the layout of `held`; items in `masked` are not ranked.
+def held_out(held: Interactions, masked: list[Interactions], priority: np.ndarray) -> tuple[HeldOut, np.ndarray]:
+  """Makes the layout of `held`; items in `masked` are not ranked. `priority` [I] orders items of equal score.
 
   Returns it with `where` [M, 2], the line and column of each held-out interaction, in the order of `held`.
   """
@@ -176,12 +185,12 @@ def held_out(held: Interactions, masked: list[Interactions], num_items: int) -> 
   items = np.full((most.sum(), size), -1, np.int32)
   items[where[:, 0], where[:, 1]] = held.items
   masked_users, masked_items = (np.concatenate([getattr(m, k) for m in masked]) for k in ("users", "items"))
-  groups = index.blocks_of(masked_users, masked_items, users[falling], num_items, size * _SCORED)
+  groups = index.blocks_of(masked_users, masked_items, users[falling], len(priority), size * _SCORED)
 
   def by_group(x):
     return np.pad(x, (0, len(groups.users) * _SCORED - len(x))).reshape(-1, _SCORED)
 
-  return HeldOut(groups, by_group(most), by_group(starts), items), where
+  return HeldOut(groups, by_group(most), by_group(starts), items, priority), where
 
 
 def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarray:
@@ -190,14 +199,14 @@ def network_ranks(module: nn.Module, variables: dict, held: HeldOut) -> np.ndarr
   For each held-out item it counts the higher scores, instead of sorting. -1 for padding, -2 if a score is not finite.
   """
   def function(x):
-    return _ranks(module, variables, held.items, *x)
+    return _ranks(module, variables, held.items, held.priority, *x)
 
   parts = on_cores(function, (held.groups, held.counts, held.starts))
   return functools.reduce(lambda x, y: np.where(x == -1, y, x), map(np.asarray, parts))
 
 
 @functools.partial(jax.jit, static_argnames="module")
-def _ranks(module, variables, held_items, groups, counts, starts):
+def _ranks(module, variables, held_items, priority, groups, counts, starts):
   score, whole = scorer(module, variables), _whole(module)
 
   def group(lines, x):
@@ -213,13 +222,13 @@ def _ranks(module, variables, held_items, groups, counts, starts):
 
   def block(lines, x):
     scores, bad, count, start = x  # [b, I]
-    index = jnp.arange(scores.shape[1])
+    counts_in = jnp.float32 if scores.shape[1] <= _MOST_FLOAT else jnp.int32  # XLA vectorises sums of floats
 
     def line(j, lines):
       items = held_items[start + j]  # [b]
       own = jnp.take_along_axis(scores, jnp.maximum(items, 0)[:, None], axis=1)
-      above = (scores > own) | ((scores == own) & (index < items[:, None]))
-      rank = jnp.sum(above.astype(jnp.float32), axis=1).astype(jnp.int32)  # as floats, since XLA vectorises that sum
+      above = (scores > own) | ((scores == own) & (priority < priority[items][:, None]))
+      rank = jnp.sum(above.astype(counts_in), axis=1).astype(jnp.int32)
       return lines.at[start + j].set(jnp.where(items < 0, -1, jnp.where(bad, -2, rank)))
 
     return jax.lax.fori_loop(0, count, line, lines), None

@@ -8,29 +8,31 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import data
+from kd_jax import data, registry
 from kd_jax.base import InputError
 from kd_jax.data import index
 from kd_jax.ranking import rank
 from kd_jax.serving import program
-from kd_jax.storage import checkpoint, run_directory, sealed
+from kd_jax.storage import run_directory, sealed
 from kd_jax.teachers import loading
 
 
 def export_run(run: str, out: str, top_k: int, exclude_seen: bool, data_dir: str | None = None,
-               cache_dir: str | None = None) -> Iterator[str]:
+               cache_dir: str | None = None, allow_code: str | None = None) -> Iterator[str]:
   """Exports the best epoch of a run. Yields lines of text about the files and the latency.
 
   Raises InputError if there is no such run, or `top_k` is larger than the number of items.
   """
-  info = run_directory.read_info(run)
-  dataset = data.load(info["data"], data_dir, cache_dir)
+  registry.allow_code(allow_code)
+  finished = run_directory.read_finished(run)
+  info = finished.info
+  dataset = data.load(info["data"], data_dir, cache_dir, expected=info["hashes"])
   if top_k > dataset.num_items:
     raise InputError(f"`top_k={top_k}`: the data has {dataset.num_items} items")
   recommend = _recommender(*loading.network(run, dataset), dataset, top_k, exclude_seen)
   metadata = {"model": info["model"], "data": info["data"], "synthetic": info["synthetic"],
               "hashes": dataset.hashes, "exclude_seen": exclude_seen,
-              "checkpoint": sealed.hash_file(checkpoint.newest_manifest(run))}
+              "checkpoint": finished.pin.sha256}
   program.write(out, recommend, user_ids=dataset.user_ids, item_ids=dataset.item_ids, top_k=top_k, metadata=metadata)
   size = sum(f["bytes"] for f in sealed.manifest(out, program.KIND)["files"].values())
   yield f"{out}: {info['model']}, {size:,} bytes"
@@ -42,7 +44,7 @@ def export_run(run: str, out: str, top_k: int, exclude_seen: bool, data_dir: str
 def _recommender(module, variables, dataset, top_k, exclude_seen):
   """users [b] -> (items [b, top_k], scores [b, top_k]); weights and training items are constants of the function."""
   fixed = jax.tree.map(np.asarray, (variables, module.apply(variables, method="tables")))
-  history = _history(dataset)
+  history, priority = _history(dataset), index.priority(dataset.item_ids)
 
   def recommend(users):
     own, tables = jax.tree.map(jnp.asarray, fixed)
@@ -50,7 +52,7 @@ def _recommender(module, variables, dataset, top_k, exclude_seen):
     if exclude_seen:
       rows = jnp.arange(users.shape[0])[:, None]
       scores = scores.at[rows, jnp.asarray(history)[users]].set(-jnp.inf, mode="drop")
-    return tuple(rank.top_k(scores, top_k))
+    return tuple(rank.top_k(scores, priority, top_k))
 
   return recommend
 

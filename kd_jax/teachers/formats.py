@@ -14,6 +14,7 @@ A file holds rows (.jsonl with an object per line; .tsv, .txt, .csv with named c
 from __future__ import annotations
 
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -82,6 +83,7 @@ def _from_arrays(where, path) -> Pairs | Tables:
   for name in arrays.keys() & {"scores", "confidences", "user_vectors", "item_vectors"}:
     if arrays[name].dtype.kind not in "fiu":
       raise InputError(f"{where}: {name} is {arrays[name].dtype}, expected numbers")
+    arrays[name] = arrays[name].astype(np.promote_types(arrays[name].dtype, np.float32))  # unsigned: has no negatives
   if "lists" in arrays and n >= 0 and shape["lists"][:1] == (n,) and len(shape["lists"]) == 2 and (
       "confidences" not in arrays or shape["confidences"] == shape["lists"]):
     return _listed(arrays)
@@ -126,6 +128,8 @@ def _from_rows(where, rows) -> Pairs | Tables:
     raise InputError(f"{where}: holds no rows")
   if kind == ("vector",):
     return Tables(*(_stacked(where, name, [e for e in entries if e[1] == name]) for name in ("user", "item")))
+  if not entries:
+    raise InputError(f"{where}: all its lists are empty")
   places, users, items, ranks, scores = zip(*entries, strict=True)
 
   def place(n):
@@ -169,7 +173,10 @@ def _entries(kind, row) -> Iterator[tuple]:
 def _number(value) -> float:
   if isinstance(value, bool) or not isinstance(value, str | int | float):
     raise ValueError(f"{str(value)[:40]!r} is not a number")
-  return float(value)
+  try:
+    return float(value)
+  except OverflowError:  # an integer of more than 308 digits
+    return math.inf
 
 
 def _vector(values) -> np.ndarray:

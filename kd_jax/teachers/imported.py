@@ -13,6 +13,7 @@ import flax.linen as nn
 import numpy as np
 
 from kd_jax.base import Dataset, InputError, Outputs, Ranked
+from kd_jax.data import order
 from kd_jax.teachers import formats
 from kd_jax.teachers.formats import Pairs, Side, Tables, refuse
 
@@ -60,7 +61,7 @@ def read(path: str, dataset: Dataset, unknown_ids: int = 0) -> Imported:
     raise InputError(f"{where}:{place}: {dataset.name} has no {side} {text[:40]!r} ({len(unknown):,} unknown ids; "
                      f"`teacher_unknown_ids={len(unknown)}` would leave them out)")
   if isinstance(content, Pairs):
-    found = _lists(where, content, codes, {side: len(ids) for side, ids in known.items()})
+    found = _lists(where, content, codes, dataset)
   else:
     found = _tables(where, content, codes, known)
   left_out = f"; {len(unknown):,} unknown ids left out" if unknown else ""
@@ -80,7 +81,8 @@ def _codes(where, side, given: Side, known, unknown) -> np.ndarray:
   return codes
 
 
-def _lists(where, pairs: Pairs, codes, counts) -> Imported:
+def _lists(where, pairs: Pairs, codes, dataset) -> Imported:
+  """The lists by rank, or by score; items of equal score are in the order of their priority."""
   users, items, place = codes["user"], codes["item"], pairs.user.place
   for values in (pairs.ranks, pairs.scores):
     if values is not None:
@@ -89,21 +91,21 @@ def _lists(where, pairs: Pairs, codes, counts) -> Imported:
   if not len(rows):
     raise InputError(f"{where}: says nothing of any user and item of the data")
 
-  def order(*keys):
+  def by(*keys):
     return rows[np.lexsort(tuple(key[rows] for key in keys))]  # the last key is the primary one
 
   def as_before(x, rows):
     return x[rows[1:]] == x[rows[:-1]]
 
-  by_pair = order(items, users)
+  by_pair = by(items, users)
   twice = as_before(users, by_pair) & as_before(items, by_pair)
   refuse(where, lambda n: place(by_pair[n + 1]), twice, "the user has this item twice")
-  by_rank = order(items, -pairs.scores if pairs.ranks is None else pairs.ranks, users)
+  by_rank = by(order.priority(dataset.item_ids)[items], -pairs.scores if pairs.ranks is None else pairs.ranks, users)
   if pairs.ranks is not None:
     tied = as_before(users, by_rank) & as_before(pairs.ranks, by_rank)
     refuse(where, lambda n: place(by_rank[n + 1]), tied, "the user has two items of this rank")
   users, items = users[by_rank], items[by_rank]
-  lengths = np.bincount(users, minlength=counts["user"])
+  lengths = np.bincount(users, minlength=dataset.num_users)
   column = np.arange(len(users)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
   shape = len(lengths), lengths.max()
   ranked = Ranked(np.full(shape, -1, np.int32), np.full(shape, -np.inf, np.float32))
@@ -111,8 +113,8 @@ def _lists(where, pairs: Pairs, codes, counts) -> Imported:
   ranked.scores[users, column] = 0 if pairs.scores is None else pairs.scores[by_rank]
   listed, kind = lengths[lengths > 0], "lists without scores" if pairs.scores is None else "scored lists"
   return Imported({}, ranked, pairs.scores is not None, (
-      f"{kind}, of {len(listed):,} of {counts['user']:,} users, with {len(np.unique(items)):,} of {counts['item']:,} "
-      f"items; {listed.min()} to {listed.max()} items each, median {np.median(listed):g}"))
+      f"{kind}, of {len(listed):,} of {dataset.num_users:,} users, with {len(np.unique(items)):,} of "
+      f"{dataset.num_items:,} items; {listed.min()} to {listed.max()} items each, median {np.median(listed):g}"))
 
 
 def _finite(values) -> np.ndarray:

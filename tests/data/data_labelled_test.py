@@ -43,19 +43,21 @@ def test_a_table_is_read(tmp_path, kind):
   path = as_parquet(path) if kind == "t.parquet" else write(path, ROWS, "\t" if kind == "t.tsv" else ",")
   loaded = load(path, tmp_path)
   assert loaded.num_users == 4 and loaded.item_ids.tolist() == ["liked", "bought"]
-  assert {split: loaded.contexts[split].tolist() for split in ALL} == {"train": [0, 1], "validation": [2], "test": [3]}
-  assert [list(zip(p.users, p.items, strict=True)) for p in (loaded.train, loaded.validation, loaded.test)] == [
+  rows = loaded.user_ids.astype(int)  # the row of the file of every context
+  assert {split: sorted(rows[loaded.contexts[split]].tolist()) for split in ALL} == {
+      "train": [0, 1], "validation": [2], "test": [3]}
+  assert [sorted(zip(rows[p.users], p.items, strict=True)) for p in (loaded.train, loaded.validation, loaded.test)] == [
       [(0, 0), (1, 0)], [(2, 1)], []]
-  features = loaded.user_features
+  features, of_row = loaded.user_features, np.argsort(rows)
   assert features.fields == ("user", "colour") and features.sizes == (3, 3)
-  users, colours = features.categories.T
+  users, colours = features.categories[of_row].T
   assert users[0] == users[2] != users[1] != users[3] and colours[0] == colours[3] != colours[1] != colours[2]
-  assert features.vectors["price"].tolist() == [[1.5], [-2], [100], [0]]
+  assert features.vectors["price"][of_row].tolist() == [[1.5], [-2], [100], [0]]
 
 
 def test_hashed_fields_have_so_many_values_and_equal_texts_share_one(tmp_path):
   loaded = load(write(tmp_path / "t.csv", ROWS), tmp_path, GIVEN + ", hashed=64")
-  users, colours = loaded.user_features.categories.T
+  users, colours = loaded.user_features.categories[np.argsort(loaded.user_ids.astype(int))].T
   assert loaded.user_features.sizes == (64, 64) and users[0] == users[2] and colours[0] == colours[3]
   assert len(set(users.tolist())) == 3  # of 64, these three do not collide
 

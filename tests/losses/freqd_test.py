@@ -8,7 +8,7 @@ from conftest import bpr, quickly
 
 from kd_jax import registry
 from kd_jax.base import STUDENT, TEACHER, Outputs
-from kd_jax.data import neighbours
+from kd_jax.data import neighbours, order
 from kd_jax.losses.freqd import freqd
 from kd_jax.optimizers.sgd import sgd
 from kd_jax.training import graph, step
@@ -30,10 +30,11 @@ def incidence(data):
 def adjacency(matrix, k):
   """Normalised, dense, from the definition: everyone chooses k others."""
   n, frequency = len(matrix), matrix.sum(axis=1)
+  priority = order.priority(np.arange(n).astype(str))
   together, chosen = matrix @ matrix.T, np.zeros((n, n))
   for i in range(n):
     others = [j for j in range(n) if j != i and together[i, j] > 0]
-    for j in sorted(others, key=lambda j: (-together[i, j], frequency[j], j))[:k]:
+    for j in sorted(others, key=lambda j: (-together[i, j], frequency[j], priority[j]))[:k]:
       chosen[i, j] = 1
   chosen = (chosen + chosen.T) / 2
   degree = chosen.sum(axis=1)
@@ -41,7 +42,7 @@ def adjacency(matrix, k):
                      for i in range(n)])
   np.testing.assert_allclose(normal, normal.T)
   for i in range(n):
-    normal[i, sorted(range(n), key=lambda j: (-normal[i, j], j))[4 * k:]] = 0
+    normal[i, sorted(range(n), key=lambda j: (-normal[i, j], priority[j]))[4 * k:]] = 0
   return normal
 
 
@@ -65,7 +66,7 @@ def test_whom_everyone_chooses_keeps_the_heaviest_edges():
   users, items = np.repeat([np.zeros(40, int), np.arange(1, 41)], 1, axis=0), np.arange(40)
   users, items = users.reshape(-1), np.tile(items, 2)
   users, items = np.append(users, [0, 1, 2]), np.append(items, [40, 40, 40])
-  table = neighbours.co_occurrence(users, items, 41, 41, 2)
+  table = neighbours.co_occurrence(users, items, 41, 41, 2, np.arange(41))
   assert table.indices.shape == (41, 8) and (table.weights[0] > 0).all()
   assert set(table.indices[0][:2]) == {1, 2}, "chosen in return: twice the weight"
   assert (np.diff(table.weights[0]) <= 0).all()
@@ -73,7 +74,7 @@ def test_whom_everyone_chooses_keeps_the_heaviest_edges():
 
 
 def test_who_meets_nobody_has_no_neighbours():
-  table = neighbours.co_occurrence(np.array([0, 1, 1, 3]), np.array([0, 1, 1, 0]), 4, 2, 3)
+  table = neighbours.co_occurrence(np.array([0, 1, 1, 3]), np.array([0, 1, 1, 0]), 4, 2, 3, np.arange(4))
   assert table.weights[1:3].sum() == 0 and table.weights[0].tolist()[:2] == [1, 0] and table.indices[3][0] == 0
 
 

@@ -36,7 +36,7 @@ def view_of(teacher=None, student=None, unseen=None, popularity=None, epoch=0, p
     return None if x is None else jnp.asarray(x, jnp.int32)
 
   return View(jnp.int32(0), as_list(teacher), as_list(student), one(unseen), jnp.int32(epoch), previous or {},
-              one(popularity))
+              one(popularity), priority=None if popularity is None else jnp.arange(len(popularity)))
 
 
 def draws(kd, view, n=20_000):
@@ -175,10 +175,21 @@ def test_bd_draws_what_the_other_ranks_higher():
   weights = [math.tanh(max(0.3 * (place.get(item, 5) - rank), 0)) for rank, item in enumerate(TEACHER)]
   positive = [max(w, 1e-9) for w in weights]
   assert sum(w > 0 for w in weights) >= 2
-  found = draws(kd, view_of(TEACHER, student))["items"]
+  found = draws(kd, view_of(TEACHER, student, popularity=np.ones(30)))["items"]
   assert_inclusion(found, TEACHER, positive)
   agreed = np.isin(found, [i for i, w in zip(TEACHER, weights, strict=True) if w == 0])
   assert not agreed.any()
+
+
+def test_bd_of_the_greatest_depth_is_the_papers_distribution(monkeypatch):
+  """20 items, none seen: p ~ tanh(max(sharpness (student's rank - peer's rank), 0)) over all of them, by long lists."""
+  monkeypatch.setattr(_lists, "_LONG", 10)
+  rng = np.random.default_rng(0)
+  student, teacher = rng.permutation(20), rng.permutation(20)
+  kd = bd(sampled=2, sharpness=0.05, depth=20)
+  found = draws(kd, view_of(teacher, student, popularity=np.ones(20)))["items"]
+  gap = np.argsort(student) - np.argsort(teacher)
+  assert_inclusion(found, np.arange(20), np.maximum(np.tanh(0.05 * gap), 1e-9))
 
 
 def test_bds_peer_draws_from_all_unseen_items_by_the_exponential_of_the_gap():
@@ -202,8 +213,10 @@ def test_bds_unlisted_items_are_saturated():
   assert 1 - math.tanh(bd().lists.student * 0.01) < 1e-4
 
 
-def test_rank_in_a_list():
-  assert _lists.rank_in(jnp.array([5, 2, 9]), jnp.array([9, 1, 5, 2])).tolist() == [2, 3, 0, 1]
+@pytest.mark.parametrize("long", [2, 3])
+def test_rank_in_a_list(long, monkeypatch):
+  monkeypatch.setattr(_lists, "_LONG", long)
+  assert _lists.rank_in(jnp.array([5, 2, 9]), jnp.array([9, 1, 5, 2]), 10).tolist() == [2, 3, 0, 1]
 
 
 def test_first_met():
@@ -213,7 +226,7 @@ def test_first_met():
 def test_popularity_groups_have_equal_total_popularity():
   popularity = np.random.default_rng(0).zipf(1.6, 3000).clip(max=60)
   popularity[:100] = 0
-  group = np.asarray(popularity_groups(jnp.asarray(popularity), 4))
+  group = np.asarray(popularity_groups(jnp.asarray(popularity), jnp.arange(3000), 4))
   assert (group[:100] == 4).all() and set(group[100:].tolist()) == {0, 1, 2, 3}
   totals = np.bincount(group, weights=popularity)[:4]
   assert np.abs(totals - popularity.sum() / 4).max() <= popularity.max()
@@ -223,7 +236,11 @@ def test_popularity_groups_have_equal_total_popularity():
 
 def test_popularity_groups_by_hand():
   # 8 | 4 4 | 2 2 2 2: middles of the shares are 4/24, 10/24 14/24, 17/24 .. 23/24
-  assert popularity_groups(jnp.array([2, 8, 2, 4, 0, 2, 4, 2]), 3).tolist() == [2, 0, 2, 1, 3, 2, 1, 2]
+  popularity, places = jnp.array([2, 8, 2, 4, 0, 2, 4, 2]), jnp.arange(8)
+  assert popularity_groups(popularity, places, 3).tolist() == [2, 0, 2, 1, 3, 2, 1, 2]
+  # of four groups, the border is between the two with 4, and after the first with 2
+  assert popularity_groups(popularity, places, 4).tolist() == [2, 0, 3, 1, 4, 3, 2, 3]
+  assert popularity_groups(popularity, places[::-1], 4).tolist() == [3, 0, 3, 2, 4, 3, 1, 2]
 
 
 def test_unkd_draws_pairs_of_one_group_by_rank_and_never_an_item_twice():

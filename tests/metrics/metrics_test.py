@@ -9,7 +9,7 @@ from sklearn.metrics import ndcg_score
 
 from kd_jax import registry
 from kd_jax.base import InputError, Interactions
-from kd_jax.data import index
+from kd_jax.data import index, order
 from kd_jax.evaluation import metric_names, protocols
 from kd_jax.metrics import transfer
 from kd_jax.metrics._held_out import lay_out
@@ -25,13 +25,17 @@ def per_user(users, items, ranks, metrics=METRICS):
   return found.users, {name: metric.value(found) for name, metric in metrics.items()}
 
 
+def priority(num_items):
+  """Of the items of data sets in these tests."""
+  return order.priority(np.arange(num_items).astype(str))
+
+
 def brute_ranks(scores, held, masked):
-  """Ranks from 0 of held-out (user, item) pairs by (score desc, id asc) among items not in `masked`."""
-  ranks = []
+  """Ranks from 0 of held-out (user, item) pairs by (score desc, priority asc) among items not in `masked`."""
+  ranks, places = [], priority(scores.shape[1])
   for user, item in zip(held.users.tolist(), held.items.tolist(), strict=True):
     rivals = [i for i in range(scores.shape[1]) if i not in masked[user]]
-    order = sorted(rivals, key=lambda i: (-scores[user, i], i))
-    ranks.append(order.index(item))
+    ranks.append(sorted(rivals, key=lambda i: (-scores[user, i], places[i])).index(item))
   return np.array(ranks)
 
 
@@ -61,8 +65,9 @@ def test_metrics_are_those_of_ir_measures(case):
   for k in CUTOFFS:
     run = {}
     for user in evaluated:  # strictly falling scores, cut at k first: what oracles do with ties cannot differ
-      order = sorted((i for i in range(ITEMS) if i not in masked[user]), key=lambda i: (-scores[user, i], i))
-      run[str(user)] = {str(i): float(k - place) for place, i in enumerate(order[:k])}
+      rivals = (i for i in range(ITEMS) if i not in masked[user])
+      best = sorted(rivals, key=lambda i: (-scores[user, i], priority(ITEMS)[i]))[:k]
+      run[str(user)] = {str(i): float(k - place) for place, i in enumerate(best)}
     oracle = {"recall": ir_measures.R @ k, "precision": ir_measures.P @ k, "ndcg": ir_measures.nDCG @ k,
               "hit": ir_measures.Success @ k, "mrr": ir_measures.RR, "map": ir_measures.AP @ k}
     found = {}
@@ -82,10 +87,11 @@ def test_ndcg_is_that_of_scikit_learn(case):
   scores, held, masked = case
   evaluated, values = per_user(*held[:2], brute_ranks(scores, held, masked))
   for row, user in enumerate(evaluated):
-    order = sorted((i for i in range(ITEMS) if i not in masked[user]), key=lambda i: (-scores[user, i], i))
-    relevant = np.isin(order, held.items[held.users == user]).astype(float)
+    rivals = (i for i in range(ITEMS) if i not in masked[user])
+    listed = sorted(rivals, key=lambda i: (-scores[user, i], priority(ITEMS)[i]))
+    relevant = np.isin(listed, held.items[held.users == user]).astype(float)
     for k in CUTOFFS:
-      expected = ndcg_score([relevant], [-np.arange(len(order), dtype=float)], k=k, ignore_ties=True)
+      expected = ndcg_score([relevant], [-np.arange(len(listed), dtype=float)], k=k, ignore_ties=True)
       assert values[f"ndcg@{k}"][row] == pytest.approx(expected, abs=1e-9)
 
 
@@ -140,12 +146,6 @@ def test_names_are_parsed():
   assert set(of([0], 1)) == set(metric_names.NAMES) == set(registry.names("metrics"))
 
 
-def test_transfer_ratio_is_the_share_of_the_gap():
-  assert transfer.transfer_ratio(teacher=0.5, student=0.3, distilled=0.4) == pytest.approx(0.5)
-  assert transfer.transfer_ratio(0.5, 0.3, 0.2) == pytest.approx(-0.5)
-  assert np.isnan(transfer.transfer_ratio(0.3, 0.3, 0.4))
-
-
 def test_overlap_is_of_sets_and_ignores_empty_places():
   a, b = np.array([[1, 2, 3], [4, 5, -1], [-1, -1, -1]]), np.array([[3, 9, 1], [5, -1, -1], [-1, -1, -1]])
   assert transfer.overlap(a, b) == pytest.approx([2 / 3, 1 / 2, 0])
@@ -193,7 +193,7 @@ def test_groups_of_items_are_counted_apart_among_all_items(tied):
   popularity = np.bincount(dataset.train.items, minlength=50)
   is_cold = popularity[held.items] == 0
   popular, total = set(), 0  # greedily: while less than half of all training interactions are spoken for
-  for item in sorted(range(50), key=lambda i: -popularity[i]):
+  for item in sorted(range(50), key=lambda i: (-popularity[i], priority(50)[i])):
     if total + popularity[item] / 2 < popularity.sum() / 2:
       popular.add(item)
     total += popularity[item]
@@ -216,7 +216,7 @@ def test_groups_of_items_are_counted_apart_among_all_items(tied):
 def test_the_item_in_the_middle_of_all_popularity_is_popular(make_dataset):
   dataset = make_dataset(num_users=10, num_items=30)  # five, three and two of ten training interactions
   dataset = dataset._replace(train=Interactions(np.arange(10), np.repeat([4, 9, 2], [5, 3, 2])))
-  groups = protocols._groups(dataset, np.array([2, 4, 9, 0]))
+  groups = protocols._groups(dataset, Interactions(np.zeros(4, np.int32), np.array([2, 4, 9, 0])))
   assert groups["popular"].tolist() == [False, True, False, False] == (~groups["unpopular"]).tolist()
   assert groups["cold"].tolist() == [False, False, False, True]
 
@@ -231,25 +231,25 @@ def test_validation_is_masked_only_on_request(tied):
 
 def test_ranks_are_places_in_the_ranked_lists(tied):
   dataset, module, variables, scores = tied
-  seen = jax.tree.map(jnp.asarray, index.seen_of(dataset.train.users, dataset.train.items, 130, 50))
+  seen = jax.tree.map(jnp.asarray, index.seen_by_users(dataset))
   listed = rank.network_top_k(module, variables, seen, k=50, exclude_seen=True)
   items = np.asarray(listed.items)
   for user, row in enumerate(items):
     own = dataset.train.items[dataset.train.users == user]
     left = [i for i in range(50) if i not in own]
-    assert row[: len(left)].tolist() == sorted(left, key=lambda i: (-scores[user, i], i))
+    assert row[: len(left)].tolist() == sorted(left, key=lambda i: (-scores[user, i], priority(50)[i]))
     assert (row[len(left) :] == -1).all() and (np.asarray(listed.scores)[user, len(left) :] == -np.inf).all()
-  held, where = rank.held_out(dataset.test, [dataset.train], 50)
+  held, where = rank.held_out(dataset.test, [dataset.train], priority(50))
   lines = np.asarray(rank.network_ranks(module, variables, jax.tree.map(jnp.asarray, held)))
   ranks = lines[where[:, 0], where[:, 1]]
   assert np.array_equal(items[dataset.test.users, ranks], dataset.test.items)
   with_seen = np.asarray(rank.network_top_k(module, variables, seen, k=50, exclude_seen=False).items)
-  assert np.array_equal(with_seen, np.argsort(-scores, axis=1, kind="stable"))
+  assert np.array_equal(with_seen, np.lexsort((np.broadcast_to(priority(50), scores.shape), -scores), axis=1))
 
 
 def test_tail_is_the_probability_of_what_is_not_listed(tied):
   dataset, module, variables, scores = tied
-  seen = jax.tree.map(jnp.asarray, index.seen_of(dataset.train.users, dataset.train.items, 130, 50))
+  seen = jax.tree.map(jnp.asarray, index.seen_by_users(dataset))
   found, tail = rank.network_soft_labels(module, variables, seen, k=5, exclude_seen=True)
   scores = scores.astype(np.float64)
   scores[dataset.train.users, dataset.train.items] = -np.inf
@@ -290,4 +290,4 @@ def test_scores_that_are_not_finite_are_refused(tied, table, bad):
     protocols.full_ranking(module, variables | {"params": broken}, protocols.layout(dataset, "validation"))
   with pytest.raises(InputError, match="not finite"):
     protocols.sampled_ranks(module, variables | {"params": broken}, dataset.validation,
-                            np.full((len(dataset.validation.users), 1), 11))
+                            np.full((len(dataset.validation.users), 1), 11), priority(50))

@@ -45,7 +45,8 @@ def write(path, content):
 
 
 SCORES = {("u03", "i01"): 0.5, ("u00", "i08"): -1.5, ("u03", "i07"): 2.0, ("u00", "i02"): 0.0, ("u03", "i00"): 0.5}
-BEST_FIRST = {0: [(2, 0.0), (8, -1.5)], 3: [(7, 2.0), (0, 0.5), (1, 0.5)]}  # of equal scores the first item
+# Of equal scores the item whose id has the lower hash: b2sum --length=64 of i01 begins with b4, of i00 with f6.
+BEST_FIRST = {0: [(2, 0.0), (8, -1.5)], 3: [(7, 2.0), (1, 0.5), (0, 0.5)]}
 LISTS = {"u03": ["i07", "i00", "i01"], "u00": ["i02", "i08"]}
 CONFIDENCES = {"u03": [0.25, 4.0, 1.0], "u00": [-3.0, 2.0]}  # need not fall with the rank
 
@@ -139,7 +140,24 @@ REFUSED = [
     ("x.npz", VECTORS | {"user_vectors": np.array([[object()] * 2] * USERS)}, [".npz file of plain arrays"]),
     ("x.npz", {"users": ["u01"], "lists": [["i01", "i02", "i01"]]}, [":lists[0, 2]:", "this item twice"]),
     ("x.npz", {"users": ["u01"], "lists": ["i01"]}, ["lists [1]", "fitting"]),
-    ("x.pkl.txt", [PAIR | {"user": ""}], [":2:", "no user ''"])]
+    ("x.pkl.txt", [PAIR | {"user": ""}], [":2:", "no user ''"]),
+    ("x.jsonl", [{"user": "u01", "items": []}], ["all its lists are empty"]),
+    ("x.jsonl", [{"user": "u01", "items": [], "confidences": []}, {"user": "u02", "items": [], "confidences": []}],
+     ["all its lists are empty"]),
+    ("x.jsonl", [PAIR | {"score": 10**400}], [":1:", "no finite number"]),
+    ("x.tsv", [PAIR | {"score": "9" * 400}], [":2:", "no finite number"]),
+    ("x.jsonl", [{"user": "u01", "item": "i01", "rank": 10**400}], [":1:", "no finite number"]),
+    ("x.jsonl", [{"user": "u01", "items": ["i01"], "confidences": [-(10**400)]}], [":1:", "no finite number"]),
+    ("x.jsonl", [{"user": u, "vector": [10**400]} for u in EVERYONE["users"]]
+     + [{"item": i, "vector": [1]} for i in EVERYONE["items"]], [":1:", "no finite number"]),
+    ("x.jsonl", [{"user": "u01", "items": ["i01"], "confidences": [[1.0]]}], [":1:", "as long"]),
+    ("x.jsonl", [{"user": "u01", "items": ["i01", "i02"], "confidences": [1.0, [2.0]]}], [":1:"]),
+    ("x.jsonl", [{"user": "u01", "items": [["i01"]]}], [":1:", "neither text nor an integer"]),
+    ("x.jsonl", [{"user": {"a": 1}, "items": ["i01"]}], [":1:", "neither text nor an integer"]),
+    ("x.jsonl", [PAIR | {"score": None}], [":1:", "user, item, score"]),
+    ("x.npz", {"users": np.zeros(0, "U1"), "lists": np.zeros((0, 0), "U1")}, ["says nothing"]),
+    ("x.npz", {"users": ["u01"], "lists": np.zeros((1, 0), "U1")}, ["says nothing"]),
+    ("x.npz", {"users": "u01", "lists": "i01"}, ["fitting"]), ("x.npz", {}, ["holds nothing"])]
 
 
 @pytest.mark.parametrize(("name", "content", "said"), REFUSED)
@@ -151,8 +169,16 @@ def test_what_does_not_fit_is_refused_by_its_place(name, content, said, dataset,
   assert not [text for text in said if text not in message], message
 
 
+def test_unsigned_scores_rank_as_the_numbers_that_they_are(dataset, tmp_path):
+  content = {"users": ["u01"] * 3, "items": ["i00", "i01", "i02"], "scores": np.array([0, 200, 7], np.uint8)}
+  found = imported.read(write(tmp_path / "x.npz", content), dataset)
+  assert listed(found.lists) == {1: [(1, 200.0), (2, 7.0), (0, 0.0)]}
+
+
 @pytest.mark.parametrize(("name", "content", "said"), [
-    ("x.jsonl", b"{}\n{", ":1:"), ("x.jsonl", b"[]\n", ":1: not an object"),
+    ("x.jsonl", b"{}\n{", ":1:"), ("x.jsonl", b"[" * 100_000, ":1: not JSON"),
+    ("x.jsonl", b'{"user": "u01", "item": "i01", "score": ' + b"9" * 5000 + b"}", ":1: not JSON"),
+    ("x.jsonl", b"[]\n", ":1: not an object"),
     ("x.tsv", b"user\titem\tscore\nu01\n", ":2: 1 columns"), ("x.jsonl", b"\xff\n", ":1: not JSON"),
     ("x.npz", b"x", ".npz"), ("x.parquet", b"x", "cannot be read"),
     ("x.pkl", b"x", ".jsonl"), ("x.tsv.gz", b"x", "cannot be read")])

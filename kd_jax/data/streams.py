@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -34,21 +35,24 @@ class Stream(NamedTuple):
     return len(self.first)
 
 
-def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
+def write(folder: pathlib.Path, blocks: Any, num_users: int, source: str) -> None:
   """Sorts interactions by user, in two passes over `blocks()`, which yields {"users", "items"} of some rows each.
 
-  The interactions of a user keep their order. Memory: 16 bytes per user, and one block.
+  The interactions of a user keep their order. `source` is the sha256 of the split. Memory: 16 bytes per user, and one
+  block. Raises InputError if the folder cannot be written.
   """
   counts = np.zeros(num_users, np.int64)
   for block in blocks():
     counts += np.bincount(block["users"], minlength=num_users)
   starts = np.concatenate([[0], np.cumsum(counts)])
-  with sealed.writing(folder, _KIND, {}) as temporary:
+  with sealed.writing(folder, _KIND, {"source": source}) as temporary:
     np.save(temporary / _STARTS, starts)
     if not starts[-1]:
       (temporary / _ITEMS).write_bytes(b"")
       return
-    items, free = np.memmap(temporary / _ITEMS, "<i4", "w+", shape=int(starts[-1])), starts[:-1].copy()
+    with open(temporary / _ITEMS, "wb") as file:  # on a full disk, writing to a file with holes would kill the process
+      os.posix_fallocate(file.fileno(), 0, 4 * int(starts[-1]))
+    items, free = np.memmap(temporary / _ITEMS, "<i4", "r+", shape=int(starts[-1])), starts[:-1].copy()
     for block in blocks():
       order = np.argsort(block["users"], kind="stable")
       users = block["users"][order]
@@ -57,6 +61,11 @@ def write(folder: pathlib.Path, blocks: Any, num_users: int) -> None:
       free[distinct] += size
       items._mmap.madvise(mmap.MADV_DONTNEED)  # releases our memory; the page cache keeps the data
     items.flush()
+
+
+def holds(folder: pathlib.Path, source: str) -> bool:
+  """Whether the folder holds the split with the sha256 `source`. Raises InputError if its manifest is damaged."""
+  return (folder / "manifest.json").exists() and sealed.manifest(folder, _KIND)["metadata"] == {"source": source}
 
 
 def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:

@@ -18,7 +18,7 @@ from kd_jax.metrics._held_out import lay_out
 from kd_jax.ranking import rank
 
 _BLOCK = 512  # number of held-out items whose sampled candidates are scored together
-_OTHER = {"warm": "cold", "popular": "unpopular"}
+_OTHER = {"warm": "cold", "popular": "unpopular", "known": "unknown"}
 _GROUP = "user"  # the field of labelled data that defines the groups of `group_auc`
 _CONTEXTS = 1024  # number of contexts scored together
 
@@ -32,7 +32,7 @@ class Evaluation(NamedTuple):
   groups: dict[str, np.ndarray]  # {name: [M] bool}, groups of held-out items with separate metrics
   held: Interactions  # [M]
   masked: list[Interactions]  # excluded from the candidates
-  sampled: np.ndarray | None  # [M, n] candidates of the sampled protocol
+  sampled: np.ndarray | None  # [M, n] candidates of the sampled protocol, see `sampled_candidates`
 
 
 class Labelled(NamedTuple):
@@ -48,8 +48,8 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled:
   """Prepares a split, "validation" or "test". Training items are never candidates; `mask_validation` excludes
   validation items from the test candidates, too.
 
-  With `sampled`, each held-out item is also ranked among this many sampled items, which its user has in no split.
-  `only_sampled` skips the full ranking. Raises InputError if a user has too few unknown items for `sampled`.
+  With `sampled`, each held-out item is also ranked among this many sampled items, which its user has in no split; a
+  user with fewer such items has no value, see `short_of_unknown`. `only_sampled` skips the full ranking.
   """
   held = getattr(dataset, split)
   if dataset.contexts is not None:
@@ -61,21 +61,34 @@ def layout(dataset: Dataset, split: str, mask_validation: bool = False, sampled:
   if only_sampled:
     return Evaluation(dataset, None, np.zeros((0, 2), np.int64), {}, held, [], candidates)
   masked = [dataset.train, dataset.validation] if mask_validation and split == "test" else [dataset.train]
-  held_out, where = rank.held_out(held, masked, dataset.num_items)
-  return Evaluation(dataset, jax.tree.map(jnp.asarray, held_out), where, _groups(dataset, held.items), held, masked,
+  held_out, where = rank.held_out(held, masked, index.priority(dataset.item_ids))
+  return Evaluation(dataset, jax.tree.map(jnp.asarray, held_out), where, _groups(dataset, held), held, masked,
                     candidates)
 
 
-def _groups(dataset, items) -> dict[str, np.ndarray]:
-  """Masks of warm items, cold items (no training interaction), and of two halves with equal total popularity."""
+def _groups(dataset, held) -> dict[str, np.ndarray]:
+  """Masks [M] of held-out interactions: of warm and cold items (no training interaction), of two halves of the items
+  with equal total popularity, and of known and unknown users (no training interaction)."""
   popularity = dataset.item_popularity()
-  order = np.argsort(-popularity, kind="stable")
+  order = np.lexsort((index.priority(dataset.item_ids), -popularity))
   total = np.cumsum(popularity[order])
   popular = np.zeros(dataset.num_items, bool)
   popular[order] = 2 * total - popularity[order] < total[-1]  # by the middle of each item's interval, as in UnKD
-  halves = {"warm": popularity > 0, "popular": popular}
-  groups = {name: mask[items] for name, mask in halves.items()}
+  known = _training_counts(dataset) > 0
+  groups = {"warm": (popularity > 0)[held.items], "popular": popular[held.items], "known": known[held.users]}
   return groups | {_OTHER[name]: ~mask for name, mask in groups.items()}
+
+
+def _training_counts(dataset) -> np.ndarray:
+  """Number of training interactions of every user, [U]."""
+  if dataset.stream is not None:
+    return np.diff(dataset.stream.starts["train"])
+  return np.bincount(dataset.train.users, minlength=dataset.num_users)
+
+
+def count_unknown(dataset: Dataset, users: np.ndarray) -> int:
+  """The number of `users` (indices) without any training interaction. Streamed data may be given as a whole."""
+  return int(np.count_nonzero(_training_counts(dataset)[users] == 0))
 
 
 def with_history(dataset: Dataset, history: str) -> Dataset:
@@ -96,7 +109,7 @@ class Ranks(NamedTuple):
   held: Interactions  # [M]
   ranks: np.ndarray | None  # [M] among all items
   groups: dict[str, np.ndarray]  # {name: [M] bool}
-  sampled: np.ndarray | None  # [M] among sampled candidates
+  sampled: np.ndarray | None  # [M] among sampled candidates; -1 if there are too few
   num_sampled: int
   lists: Ranked | None  # [V, K] of the users with held-out items, in ascending order
 
@@ -116,11 +129,12 @@ def ranked(module: nn.Module, variables: dict, evaluation: Evaluation, lists: in
   if lists and layout is not None:
     logs = [np.concatenate([getattr(log, side) for log in evaluation.masked]) for side in ("users", "items")]
     dataset, users = evaluation.dataset, np.unique(held.users)
-    seen = jax.tree.map(jnp.asarray, index.seen_of(*logs, dataset.num_users, dataset.num_items))
+    seen = jax.tree.map(jnp.asarray, index.seen_of(*logs, dataset.num_users, dataset.num_items,
+                                                   index.priority(dataset.item_ids)))
     of_all = rank.network_top_k(module, variables, seen, k=lists, exclude_seen=True)
     best = jax.tree.map(lambda x: np.asarray(x)[users], of_all)
   if candidates is not None and len(held.users):
-    sampled = sampled_ranks(module, variables, held, candidates)
+    sampled = sampled_ranks(module, variables, held, candidates, index.priority(evaluation.dataset.item_ids))
   return Ranks(held, ranks, evaluation.groups, sampled, 0 if candidates is None else candidates.shape[1], best)
 
 
@@ -140,8 +154,9 @@ def values(found: Ranks, metrics: Metrics, dataset: Dataset) -> tuple[np.ndarray
   """(evaluated users [V], {metric: [V], or [] for a metric without values per user}) from ranks.
 
   Metrics with `groups` are also computed for groups of held-out items, e.g. "recall@10(cold)": only these held-out
-  items count, and all items are candidates; NaN for a user without such items. The groups are cold and warm, popular
-  and unpopular; both are left out if all held-out items fall into one of them. `dataset` is the data of all users.
+  items count, and all items are candidates; NaN for a user without such items. The groups are cold and warm items,
+  popular and unpopular items, known and unknown users; both are left out if all held-out items fall into one of them.
+  `dataset` is the data of all users.
   Returns no users and {} for a split without interactions. Raises InputError if a metric returns a wrong shape.
   """
   held = found.held
@@ -228,23 +243,54 @@ def means(values: dict[str, np.ndarray]) -> dict[str, float]:
 def sampled_candidates(dataset: Dataset, held: Interactions, n: int, seed: int) -> np.ndarray:
   """Samples [M, n] distinct items per held-out interaction that its user has in no split, the same for every model.
 
-  Raises InputError if a user has fewer than n such items.
+  Rows of a user with fewer such items hold all of them, then -1.
   """
-  logs = [x for x in (dataset.train, dataset.validation, dataset.test) if x is not None]
-  known = index.seen_of(np.concatenate([x.users for x in logs]), np.concatenate([x.items for x in logs]),
-                          dataset.num_users, dataset.num_items)
-  if n > dataset.num_items - np.diff(known.starts).max():
-    raise InputError(f"`sampled={n}`: not every user has that many items that it does not know")
-  known = jax.tree.map(jnp.asarray, known)
+  known = jax.tree.map(jnp.asarray, _known(dataset))
   return np.asarray(index.draw_unseen(jax.random.key(seed), known, jnp.asarray(held.users), n, dataset.num_items))
 
 
-def sampled_ranks(module: nn.Module, variables: dict, held: Interactions, candidates: np.ndarray) -> np.ndarray:
-  """The rank [M] of each held-out item among its own `candidates` [M, n] only.
+def _known(dataset) -> index.Seen:
+  """The items that each user has in any split."""
+  logs = [x for x in (dataset.train, dataset.validation, dataset.test) if x is not None]
+  return index.seen_of(np.concatenate([x.users for x in logs]), np.concatenate([x.items for x in logs]),
+                       dataset.num_users, dataset.num_items)
+
+
+def short_of_unknown(dataset: Dataset, split: str, n: int) -> str | None:
+  """A line that counts the users of a split for whom `n` candidates cannot be sampled, if there are any.
+
+  Raises InputError if this is so for all users. Streamed data is given as a whole. With n = 0, nothing is sampled.
+  """
+  if not n or dataset.contexts is not None:
+    return None
+  if dataset.stream is not None:
+    known = sum(np.diff(starts) for starts in dataset.stream.starts.values())
+    users = np.flatnonzero(np.diff(dataset.stream.starts[split]))
+  else:
+    known, users = np.diff(_known(dataset).starts), np.unique(getattr(dataset, split).users)
+  enough = dataset.num_items - known[users] >= n
+  if len(users) and not enough.any():
+    raise InputError(f"`sampled={n}`: no user with {split} items has that many items that it does not know")
+  return None if enough.all() else (f"sampled: {enough.sum():,} of {len(users):,} users with {split} items have {n:,} "
+                                    "items that they do not know; the others have no value")
+
+
+def sampled_ranks(module: nn.Module, variables: dict, held: Interactions, candidates: np.ndarray,
+                  priority: np.ndarray) -> np.ndarray:
+  """The rank [M] of each held-out item among its own `candidates` [M, n] only; -1 if there are fewer than n.
+
+  `priority` [I] orders items of equal score.
 
   A protocol of the literature; results are not comparable with full ranking (Krichene, Rendle, KDD 2020).
   Raises InputError if scores are not finite.
   """
+  whole = candidates[:, -1] >= 0
+  if not whole.all():
+    ranks = np.full(len(whole), -1)
+    if whole.any():
+      own = Interactions(*(None if x is None else x[whole] for x in held))
+      ranks[whole] = sampled_ranks(module, variables, own, candidates[whole], priority)
+    return ranks
   items = np.concatenate([held.items[:, None], candidates], axis=1)
   blocks = -(-len(items) // _BLOCK)
 
@@ -256,18 +302,21 @@ def sampled_ranks(module: nn.Module, variables: dict, held: Interactions, candid
   if not np.isfinite(scores).all():
     raise InputError("the scores are not finite")
   own = scores[:, :1]
-  above = (scores > own) | ((scores == own) & (items < items[:, :1]))
+  above = (scores > own) | ((scores == own) & (priority[items] < priority[items[:, :1]]))
   return above.sum(axis=1)
 
 
 def _sampled_values(found: Ranks, metrics: Metrics) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """(users [V], {"hit@10(sampled 499)": [V]}): the mean over the held-out items of each user."""
-  held = found.held
-  each = lay_out(np.arange(len(held.items)), held.items, found.sampled, held.ratings)
-  users, inverse, counts = np.unique(held.users, return_inverse=True, return_counts=True)
+  """(users [V], {"hit@10(sampled 499)": [V]}): the mean over the held-out items of each user; NaN if not ranked."""
+  users, inverse = np.unique(found.held.users, return_inverse=True)
+  there = found.sampled >= 0
+  items, ratings = (None if x is None else x[there] for x in (found.held.items, found.held.ratings))
+  each = lay_out(np.arange(len(items)), items, found.sampled[there], ratings)
+  counts = np.bincount(inverse[there], minlength=len(users))
 
   def of_user(v):
-    return np.bincount(inverse, v) / counts
+    sums = np.bincount(inverse[there], v, minlength=len(users))
+    return np.divide(sums, counts, out=np.full(len(users), np.nan), where=counts > 0)
 
   return users, {f"{name}(sampled {found.num_sampled})": of_user(metric.value(each)) for name, metric in metrics.items()
                  if metric.per_user and not metric.lists}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from kd_jax.base import Array, InputError, Lists
 
 CANDIDATES = ("full", "teacher", "student")
+_LONG = 1000  # of a list; a scan takes K * C steps, a table the memory of all items
 
 
 def candidate_lists(candidates: str, k: int, exclude_seen: bool, all_teachers: bool = False):
@@ -40,12 +41,15 @@ def first_met(items: Array) -> Array:
   return ~jnp.any((items[:, None] == items) & (place < place[:, None]), axis=1)
 
 
-def rank_in(listed: Array, items: Array) -> Array:
+def rank_in(listed: Array, items: Array, num_items: int = 0) -> Array:
   """Ranks (from 0) of items [C] in listed [K]; K for items that are not listed.
 
-  A scan over the list: 17 times faster than one comparison of all pairs, which does not vectorise.
+  A scan over the list: 17 times faster than one comparison of all pairs, which does not vectorise. For a list of more
+  than _LONG of `num_items` items, if that is given, a table of all items.
   """
   k = listed.shape[0]
+  if num_items and k > _LONG:
+    return jnp.full(num_items, k, jnp.int32).at[listed].set(jnp.arange(k, dtype=jnp.int32))[items]
 
   def step(rank, x):
     return (jnp.where(items == x[1], x[0], rank), None)

@@ -23,7 +23,7 @@ def cd(sampled: int = 50, depth: int = 900, temperature: float = 20.0, softness:
     sampled: items per user.
     depth: length of the guide's list from which items are sampled.
     temperature: flattens the sampling distribution; at 20, both draws are nearly uniform over the list.
-    softness: T1 of the paper; softens the teacher's probability.
+    softness: T1 of the paper; softens the teacher's probability only, so no factor T1^2 is needed.
     shift: T2 of the paper; added to the teacher's scores.
     guide: the network whose list is used, "teacher" or "student".
     every: with guide="student", epochs between two rankings by the student.

@@ -25,7 +25,7 @@ def rcekd(k: int = 50, sampled: int = 50, depth: int = 200, temperature: float =
     k: length of Q_S and Q_T.
     sampled: size of A.
     depth: length of the student's list from which A is drawn.
-    temperature: softens teacher and student.
+    temperature: softens teacher and student; without a factor temperature^2, as in the authors' code.
     sampling_temperature: flattens the weights of the draw.
     beta: how fast weight moves from the second term to the first as the two rankings agree more.
 

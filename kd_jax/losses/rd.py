@@ -26,8 +26,11 @@ def rd(k: int = 10, decay: float = 1.0, sharpness: float = 0.1, dynamic_samples:
     renormalize: divide a_r b_r by their sum, as in the paper; False in the authors' code.
 
   Departs from the paper: the random items are a systematic sample of the items that are neither seen nor in the
-  teacher's list, drawn again every epoch. Departs from the authors' code: the code has floor(I f) - (r - 1) as the
-  discrepancy e_r - r. The code averages the loss over the batch; use `reduction=mean` for that.
+  teacher's list, drawn again every epoch. Departs from the authors' code: the code counts a padding item as an item, so
+  the discrepancy e_r - r is floor(I f) - (r - 1) there; it averages the loss over the batch; use `reduction=mean` for
+  that. The codes of UnKD and RCE-KD count r from 0 in the discrepancy only: it is greater by 1. UnKD's code takes the
+  mean over the list, which is weight 1 / k on the sum here, uses discrepancies from its 100th epoch on
+  (`start_epoch=99`, as epochs count from 0 here), and has (1 - weight) times the base loss and L2.
   """
   def sample(rng, view):
     return {"items": jnp.concatenate([view.teacher.items, view.unseen]),

@@ -91,7 +91,7 @@ def _stored(ready):
 def _of_parts(ready):
   """`drawer` for streamed data: a thread reads and indexes the next part while the current part is trained."""
   dataset, parts = ready.dataset, ready.run.parts
-  listed: dict[int, Any] = {}  # {part: lists of frozen teachers}, in host memory
+  ranked: dict[int, Any] = {}  # {part: (lists of frozen teachers, weights of their rows)}, in host memory
   thread, begun = futures.ThreadPoolExecutor(1), {}
 
   def prepare(epoch, place):
@@ -99,8 +99,8 @@ def _of_parts(ready):
     own = ready._replace(dataset=streams.part(dataset, part),
                          given=windows.of_part(ready.given, ready.run, dataset, part))
     stored = windows.listed(_stored(ready), dataset, part)
-    of_part = kd_targets.prepare(own.run, own.dataset, own.given, stored, listed.get(part))
-    listed[part] = jax.tree.map(np.asarray, of_part.teacher)
+    of_part = kd_targets.prepare(own.run, own.dataset, own.given, stored, ranked.get(part))
+    ranked[part] = jax.tree.map(np.asarray, (of_part.teacher, of_part.weight))
     number = epoch * parts + part + 1
     return _of_data(own, of_part), number, own.planner(own.dataset)(number)
 

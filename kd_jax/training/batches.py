@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from kd_jax.base import Array, Batch, Interactions
-from kd_jax.data.index import Seen, nth_absent, num_absent
+from kd_jax.data.index import Seen, check_count, draw_below, nth_absent, num_absent
 
 _MULTIPLE = 128  # distinct users are padded to a multiple of this, so that shapes rarely change between epochs
 
@@ -46,6 +46,7 @@ def plan_contexts(seed: int, epoch: int, contexts: np.ndarray, batch_size: int) 
 
 def _order(seed, epoch, count, batch_size, steps=None):
   """0..count - 1 in random order, padded with 0, and weights (0 for padding), both [S, B]."""
+  check_count(count)
   order = np.random.default_rng([seed, epoch]).permutation(np.arange(count, dtype=np.int32))
   if steps is not None:
     weight = np.arange(batch_size) < count // steps + (np.arange(steps) < count % steps)[:, None]
@@ -78,7 +79,9 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, pool: 
   Negatives are uniform over the items that the user has not seen in training. With `pool` [n], which is ascending and
   contains every training item, they are uniform over the unseen items in the pool. `items_weight` is the
   weight of the items as entities: with kd_per="user", it is 1 for an item's first occurrence in the batch, else 0.
-  Other fields of the plan are kept. A plan of contexts is returned unchanged.
+  If the user has no unseen item, there are no negatives: `weight` is 0, and so are the weights of the places of the
+  negatives, which hold some item. `real` [S, B] is the weight of the plan, 0 for padding only. Other fields of the
+  plan are kept. A plan of contexts is returned unchanged.
   """
   if "rows" not in plan:
     return plan
@@ -86,16 +89,20 @@ def draw(rng: Array, plan: Batch, users: Array, items: Array, seen: Seen, pool: 
   users, positives = users[rows], items[rows]
   if pool is not None:  # indices into the pool are drawn
     seen = seen._replace(items=jnp.searchsorted(pool, seen.items))
-  n = jax.random.randint(rng, (negatives, *rows.shape), 0,
-                         num_absent(seen, users, num_items if pool is None else pool.shape[0]))
-  drawn = nth_absent(seen, jnp.broadcast_to(users, n.shape), n)  # [negatives, S, B]
+  candidates = num_items if pool is None else pool.shape[0]
+  absent = num_absent(seen, users, candidates)
+  n = draw_below(rng, (negatives, *rows.shape), absent, candidates)
+  drawn = jnp.where(absent > 0, nth_absent(seen, jnp.broadcast_to(users, n.shape), n), 0)  # [negatives, S, B]
   drawn = drawn if pool is None else pool[drawn]
   items = jnp.moveaxis(jnp.concatenate([positives[None], drawn]), 0, -1)
-  weight = jnp.broadcast_to(plan["weight"][..., None], items.shape)
+  real = plan["weight"]
+  of_negatives = real * (absent > 0)
+  weight = jnp.where(jnp.arange(1 + negatives) > 0, of_negatives[..., None], real[..., None])
   if kd_per == "user":
     weight = weight * jax.vmap(lambda i, w: _first(i, w, num_items))(items, weight)
   batch = {k: v for k, v in plan.items() if k != "rows"}
-  return batch | {"users": users, "items": items, "items_weight": weight}
+  return batch | {"users": users, "items": items, "items_weight": weight, "real": real,
+                  "weight": of_negatives if negatives else real}
 
 
 def _first(items, weight, num_items):

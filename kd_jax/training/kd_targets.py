@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax.base import KD, Array, Batch, Dataset, InputError, Ranked, View
+from kd_jax.base import KD, ROWS, Array, Batch, Dataset, InputError, Ranked, View
 from kd_jax.data import index
 from kd_jax.ranking import rank
-from kd_jax.training import graph
+from kd_jax.training import graph, left_out
 
 _ROWS = 32  # number of users whose candidates the teacher scores together
 
@@ -28,12 +28,17 @@ class Sources(NamedTuple):
   popularity: dict[str, Array]  # by side: number of training interactions of every candidate
   teacher: dict[str, Ranked]  # lists of frozen teachers, [U, lists.teacher], or [U, E, lists.teacher]
   excluded: dict[str, index.Seen]  # seen, or in the teacher's list: never drawn as unseen
-  weight: dict[str, Array]  # [U], 0 for users with a too short stored list; only if there are such users
+  weight: dict[str, Array]  # [U], 0 for rows without enough candidates, or stored ones; only if there are such rows
   labels: dict[str, Array]  # labelled data: frozen teachers' scores of all labels, [U, C] or [U, E, C]
+  first: dict[str, Array]  # [U, lists.seen] first training items; of methods with `lists.first`
 
 
-def check(run: graph.Run, dataset: Dataset) -> None:
-  """Raises InputError if methods do not fit the run or the data, e.g. if their lists are longer than possible."""
+def check(run: graph.Run, dataset: Dataset) -> list[str]:
+  """Raises InputError if methods do not fit the run or the data, e.g. if no user has enough items for their lists.
+
+  Returns a line for every method that leaves out some rows, see `left_out`.
+  """
+  lines = []
   for missing in {kd.learner for _, kd in run.kds} - {"", *run.learners}:
     raise InputError(f"`kd`: learner={missing!r} is not in this run; give `peer=MODEL`")
   for edge in graph.edges(run):
@@ -46,25 +51,8 @@ def check(run: graph.Run, dataset: Dataset) -> None:
       raise InputError("`kd`: own_loss is for methods that sample for users, or for the items of a batch")
     if edge.kd.rows == "entities":
       continue
-    rows, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
-    most, lists = (np.bincount(rows, minlength=num_rows) if dataset.stream is None else
-                   np.diff(dataset.stream.starts["train"])).max(), edge.kd.lists
-    what, of = ("items", "a user") if edge.kd.rows == "users" else ("users", "an item")
-    left = num_candidates - (most if lists.exclude_seen else 0)
-    if max(lists.teacher, lists.student) > left:
-      raise InputError(f"`kd`: lists of {max(lists.teacher, lists.student)} {what} are asked for, but {of} has only "
-                       f"{left} to rank")
-    if lists.unseen and lists.unseen > num_candidates - most - lists.teacher:
-      raise InputError(f"`kd`: {lists.unseen} unseen {what} beyond the teacher's {lists.teacher} are asked for, "
-                       f"but of {num_candidates} {what} {of} has seen {most}")
-
-
-def _side(dataset, rows):
-  """(rows, candidates, number of rows, number of candidates) of the seen interactions, see `index.seen_in`."""
-  train_log = index.seen_in(dataset)
-  if rows == "users":
-    return train_log.users, train_log.items, dataset.num_users, dataset.num_items
-  return train_log.items, train_log.users, dataset.num_items, dataset.num_users
+    lines.append(left_out.by_method(edge, dataset))
+  return [line for line in dict.fromkeys(lines) if line is not None]
 
 
 def needs_live_teacher(kd: KD) -> bool:
@@ -87,8 +75,9 @@ def _example(kd: KD, teachers: int, num_candidates: int, previous: Batch) -> Bat
   zero = jnp.zeros((), jnp.int32)
   popularity = jnp.ones(num_candidates, jnp.int32)
   view = View(zero, teacher, ranked(lists.student), unseen, zero, previous, popularity, seen,
-              jnp.zeros(()) if kd.own_loss else None)
-  return kd.sample(jax.random.key(0), view)
+              jnp.zeros(()) if kd.own_loss else None, priority=jnp.arange(num_candidates, dtype=jnp.int32))
+  sample = jax.vmap(kd.sample, in_axes=(0, None), axis_name=ROWS)
+  return jax.tree.map(lambda x: x[0], sample(jax.random.key(0)[None], view))
 
 
 def initial_memory(run: graph.Run, dataset: Dataset) -> dict[str, Batch]:
@@ -96,7 +85,7 @@ def initial_memory(run: graph.Run, dataset: Dataset) -> dict[str, Batch]:
   memory = {}
   for edge in graph.edges(run):
     if edge.kd.remember or edge.kd.own_loss:
-      _, _, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+      _, _, num_rows, num_candidates = index.side(dataset, edge.kd.rows)
       shapes = jax.eval_shape(lambda edge=edge, n=num_candidates: _example(edge.kd, len(edge.teachers), n, {}))
       memory[edge.key] = {f: jnp.zeros((num_rows, *shapes[f].shape), shapes[f].dtype) for f in edge.kd.remember}
       if edge.kd.own_loss:
@@ -105,41 +94,54 @@ def initial_memory(run: graph.Run, dataset: Dataset) -> dict[str, Batch]:
 
 
 def prepare(run: graph.Run, dataset: Dataset, given, stored: Ranked | None = None,
-            listed: dict[str, Ranked] | None = None) -> Sources:
+            ranked: tuple[dict[str, Ranked], dict[str, Array]] | None = None) -> Sources:
   """Ranks with every frozen teacher, once per run, or uses the `stored` lists of a soft-label store.
 
-  With `listed`, the `Sources.teacher` of an earlier call for the same data, nothing is ranked. Raises InputError if
-  scores of a teacher are not finite.
+  With `ranked`, the fields `teacher` and `weight` of an earlier call for the same data, nothing is ranked. Raises
+  InputError if scores of a teacher are not finite.
   """
   sides = {"users", *(e.kd.rows for e in graph.edges(run) if e.kd.rows == "items")}
-  seen = {side: _seen(*_side(dataset, side)) for side in sides}
+  seen = {side: _seen(*index.side(dataset, side), index.priority_of(dataset, side)) for side in sides}
   column = {"users": dataset.train.items, "items": dataset.train.users}
-  popularity = {side: jnp.asarray(np.bincount(column[side], minlength=_side(dataset, side)[3])) for side in sides}
+  popularity = {side: jnp.asarray(np.bincount(column[side], minlength=index.side(dataset, side)[3])) for side in sides}
   if dataset.popularity is not None:
     popularity["users"] = jnp.asarray(dataset.popularity)
-  sources = Sources(seen, popularity, {}, {}, {}, {})
+  teacher, weight = ({}, {}) if ranked is None else jax.tree.map(jnp.asarray, ranked)
+  sources = Sources(seen, popularity, teacher, {}, weight, {}, {})
   for edge in graph.edges(run):
     if dataset.contexts is not None and edge.kd.sample is None and _scored_once(run, edge):
       sources.labels[edge.key] = _scores_of_teachers(run, edge, {"networks": {}}, given, dataset.num_users)
-    if edge.kd.lists.teacher and not graph.teaches_live(run, edge):
-      if listed is not None:
-        ranked = jax.tree.map(jnp.asarray, listed[edge.key])
-      elif stored is None:
-        ranked = teacher_lists(run, edge, {"networks": {}}, given, sources)
-      else:
-        ranked, enough = stored_lists(stored, dataset, edge.kd.lists)
-        ranked = jax.tree.map(jnp.asarray, ranked)
-        if not enough.all():
-          sources.weight[edge.key] = jnp.asarray(enough, jnp.float32)
-      check_teacher(ranked)
-      sources.teacher[edge.key] = ranked
+    if ranked is None:
+      _rank(run, edge, dataset, given, sources, stored)
     if edge.kd.lists.unseen:
       sources.excluded[edge.key] = _excluded(dataset, edge, sources.teacher.get(edge.key))
+    if edge.kd.lists.first:
+      users, items, num_users, _ = index.side(dataset, edge.kd.rows)
+      sources.first[edge.key] = jnp.asarray(index.first_seen(users, items, num_users, edge.kd.lists.seen))
   return sources
 
 
-def _seen(rows, candidates, num_rows, num_candidates) -> index.Seen:
-  return jax.tree.map(jnp.asarray, index.seen_of(rows, candidates, num_rows, num_candidates))
+def _seen(rows, candidates, num_rows, num_candidates, priority=None) -> index.Seen:
+  return jax.tree.map(jnp.asarray, index.seen_of(rows, candidates, num_rows, num_candidates, priority))
+
+
+def _rank(run, edge, dataset, given, sources, stored) -> None:
+  """Adds to `sources` the lists of an edge's frozen teachers, and the weights of its rows if some are 0."""
+  if edge.kd.rows == "entities":
+    return
+  seen, num_candidates = sources.seen[edge.kd.rows], index.side(dataset, edge.kd.rows)[3]
+  enough, ranked = left_out.enough(edge, np.diff(np.asarray(seen.starts)), num_candidates), None
+  listed = edge.kd.lists.teacher and not graph.teaches_live(run, edge)
+  if listed and stored is not None:
+    ranked, whole = stored_lists(stored, dataset, edge.kd.lists)
+    enough = enough & whole
+  if not enough.all():
+    sources.weight[edge.key] = jnp.asarray(enough, jnp.float32)
+  if listed:
+    ranked = teacher_lists(run, edge, {"networks": {}}, given, sources) if ranked is None else jax.tree.map(
+        jnp.asarray, ranked)
+    check_teacher(ranked)
+    sources.teacher[edge.key] = ranked
 
 
 def stored_lists(stored: Ranked, dataset: Dataset, lists) -> tuple[Ranked, np.ndarray]:
@@ -161,15 +163,19 @@ def stored_lists(stored: Ranked, dataset: Dataset, lists) -> tuple[Ranked, np.nd
 
 
 def teacher_lists(run: graph.Run, edge: graph.Edge, params: dict, given, sources: Sources) -> Ranked:
-  """The teachers' ranked lists of every row of an edge."""
+  """The teachers' ranked lists of every row of an edge; rows of weight 0 hold placeholders, as in `stored_lists`."""
   lists = [_network_lists(run, name, edge, edge.kd.lists.teacher, params, given, sources) for name in edge.teachers]
   return jax.tree.map(lambda *x: jnp.stack(x, axis=1), *lists) if edge.kd.all_teachers else lists[0]
 
 
 def _network_lists(run, name, edge, k, params, given, sources) -> Ranked:
-  return rank.network_top_k(
+  ranked = rank.network_top_k(
       dict(run.networks)[name], graph.variables(given, params, name), sources.seen[edge.kd.rows], k=k,
       exclude_seen=edge.kd.lists.exclude_seen, rows=edge.kd.rows)
+  if edge.key not in sources.weight:
+    return ranked
+  whole = sources.weight[edge.key][:, None] > 0
+  return Ranked(jnp.where(whole, ranked.items, jnp.arange(k)), jnp.where(whole, ranked.scores, 0))
 
 
 def check_teacher(ranked: Ranked) -> None:
@@ -181,7 +187,7 @@ def check_teacher(ranked: Ranked) -> None:
 
 
 def _excluded(dataset, edge, ranked) -> index.Seen:
-  rows, candidates, num_rows, num_candidates = _side(dataset, edge.kd.rows)
+  rows, candidates, num_rows, num_candidates = index.side(dataset, edge.kd.rows)
   if ranked is not None:
     listed = np.asarray(ranked.items).reshape(num_rows, -1)
     rows = np.concatenate([rows, np.repeat(np.arange(num_rows), listed.shape[1])])
@@ -239,14 +245,19 @@ def _sample(rng, edge, sources, lists, previous, epoch) -> Batch:
   unseen = seen = None
   if edge.kd.lists.unseen:
     unseen = index.draw_unseen(unseen_rng, sources.excluded[edge.key], rows, edge.kd.lists.unseen, popularity.shape[0])
-  if edge.kd.lists.seen:
+    unseen = jnp.maximum(unseen, 0) if edge.key in sources.weight else unseen  # -1 only in rows of weight 0
+  if edge.kd.lists.first:
+    seen = sources.first[edge.key]
+  elif edge.kd.lists.seen:
     seen = index.draw_seen(jax.random.fold_in(unseen_rng, 1), sources.seen[edge.kd.rows], rows, edge.kd.lists.seen)
   teacher = sources.teacher.get(edge.key, lists.teacher.get(edge.key))
   own_loss = previous.get(graph.OWN_LOSS)
   previous = {name: previous[name] for name in edge.kd.remember}
-  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity, seen, own_loss)
-  axes = View(0, 0, 0, 0, None, 0, None, 0, 0)
-  return jax.vmap(edge.kd.sample, in_axes=(0, axes))(jax.random.split(rng, rows.shape[0]), views)
+  weight = sources.weight.get(edge.key)
+  views = View(rows, teacher, lists.student.get(edge.key), unseen, epoch, previous, popularity, seen, own_loss,
+               1.0 if weight is None else weight, sources.seen[edge.kd.rows].priority)
+  axes = View(0, 0, 0, 0, None, 0, None, 0, 0, None if weight is None else 0, None)
+  return jax.vmap(edge.kd.sample, in_axes=(0, axes), axis_name=ROWS)(jax.random.split(rng, rows.shape[0]), views)
 
 
 def _scored_once(run, edge) -> bool:

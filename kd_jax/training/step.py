@@ -114,21 +114,26 @@ def _target(run, edge, given, batch, targets, epoch, axis_name=None) -> Batch:
 
 def _sampled_items(run, edge, batch, targets, axis_name) -> tuple[Array, Array]:
   """The rows of a method with `sampled_items`: they include items that user-side methods sampled."""
-  others = [targets[e.key]["items"] for e in graph.edges(run)
+  others = [targets[e.key] for e in graph.edges(run)
             if e.learner == edge.learner and e.kd.rows == "users" and "items" in targets.get(e.key, {})]
   return _merged_items(batch, others, next(iter(targets[edge.key].values())).shape[0], axis_name)
 
 
-def _merged_items(batch: Batch, samples: Sequence[Array], num_items: int, axis_name: str | None) -> tuple[Array, Array]:
-  """(items [R], weights [R]): a batch's positives and the items of `samples` [U, C] of its users.
+def _merged_items(batch: Batch, samples: Sequence[Batch], num_items: int,
+                  axis_name: str | None) -> tuple[Array, Array]:
+  """(items [R], weights [R]): a batch's positives and the items of `samples`, fields [U, ...], of its users.
 
-  The weight of an item is the maximum over its interactions, and over the users for whom it was sampled. R is the
-  smaller of the number of all items and the maximum number of items in a batch. Each device of the axis gets a part.
+  The weight of an item is the maximum over its interactions, and over the users for whom it was sampled, except users
+  of weight 0. R is the smaller of the number of all items and the maximum number of items in a batch. Each device of
+  the axis gets a part.
   """
   met = [(batch["kd_items"], batch["kd_items_weight"])]
   for sample in samples:
-    listed = sample[batch["kd_users"]]  # [M, C]
-    met.append((listed, jnp.broadcast_to(batch["kd_users_weight"][:, None], listed.shape)))
+    listed = sample["items"][batch["kd_users"]]  # [M, C]
+    weights = batch["kd_users_weight"]
+    if "weight" in sample:
+      weights = weights * (sample["weight"][batch["kd_users"]] > 0)
+    met.append((listed, jnp.broadcast_to(weights[:, None], listed.shape)))
   weight = jnp.zeros(num_items)
   for which, weights in met:
     weight = weight.at[which].max(weights)
@@ -249,7 +254,7 @@ def train_step(state: graph.TrainState, given, targets, batch, rng, epoch=0, *, 
     return run.loss_weight * sums["base"] + sum(w * sums[key] for key, w in weight_of.items()), (sums, terms, scalars)
 
   grads, (sums, terms, scalars) = jax.grad(total, has_aux=True)(state.params)
-  size = jnp.sum(batch["weight"])
+  size = jnp.sum(batch.get("real", batch["weight"]))  # with the rows without negatives, which count as 0
   named = {f"{key}/{name}": (jnp.sum(terms[key][1] * x), jnp.sum(terms[key][1]))
            for key, of_edge in scalars.items() for name, x in of_edge.items()}
   if axis_name is not None:

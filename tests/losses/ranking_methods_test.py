@@ -105,7 +105,9 @@ SEEN = [3, 11, 17]  # training items of every user, fewer than are asked for
 def hetcomp_formula(s, t, o, fields):
   k, n, stage = o["k"], o["unseen"], o["stage"]
   top, drawn, seen = best(t[stage], k), fields["items"][k : k + n], SEEN
-  unseen = sum(math.exp(s[i]) for i in drawn) * (ITEMS - k) / n  # all that are not in the list
+  elsewhere = {i for other in t for i in best(other, k)} - set(top)  # in the lists of other stages
+  unseen = sum(math.exp(s[i]) for i in drawn) * (ITEMS - k - len(elsewhere)) / n  # the rest
+  unseen += sum(math.exp(s[i]) for i in elsewhere)
   if stage < TEACHERS - 1:
     return 2 * sum(-math.log(math.exp(s[i]) / (math.exp(s[i]) + unseen)) for i in [*top, *seen])
 
@@ -115,7 +117,8 @@ def hetcomp_formula(s, t, o, fields):
       product *= math.exp(s[top[place]]) / (sum(math.exp(s[i]) for i in top[place:]) + unseen)
     return -math.log(product)
 
-  mine, behind = sorted(seen, key=lambda i: -t[stage][i]), sum(math.exp(s[i]) for i in top[k // 2:]) + unseen
+  mine = seen if o.get("first") else sorted(seen, key=lambda i: -t[stage][i])
+  behind = sum(math.exp(s[i]) for i in top[k // 2:]) + unseen
   observed = sum(-math.log(math.exp(s[i]) / (sum(math.exp(s[j]) for j in mine[place:]) + behind))
                  for place, i in enumerate(mine))
   return observed + (ordered(k // 2) + ordered(k // 10)) / 2
@@ -181,6 +184,7 @@ CASES = [
     Case(dcd, likelihood_formula, {"side": "items", "k": 4, "depth": 12, "temperature": 1.5}),
     Case(unkd, unkd_formula, {"groups": 3, "pairs": 7, "temperature": 2.0, "depth": 20}),
     *(Case(hetcomp, hetcomp_formula, HETCOMP, stage=stage) for stage in range(TEACHERS)),
+    *(Case(hetcomp, hetcomp_formula, HETCOMP | {"first": True}, stage=stage) for stage in (0, TEACHERS - 1)),
     Case(dllm2rec, dllm2rec_formula, {"k": 6, "position": 0.3, "confidence": 0.5, "consistency": 0.1, "decay": 1.0}),
     Case(bd, bd_formula, {"sampled": 6, "temperature": 5.0, "depth": 15}),
     Case(bd, bd_formula, {"learner": "peer", "sampled": 6, "temperature": 5.0, "depth": 15}),
@@ -205,7 +209,7 @@ def make_view(kd, student, teacher, rng, case):
   previous = {"stage": jnp.int32(case.stage), "distance": jnp.float32(0.5)} if kd.remember else {}
   return View(jnp.int32(0), ranked(teacher, kd.lists.teacher), ranked(student, kd.lists.student),
               jnp.asarray(unseen[: kd.lists.unseen], jnp.int32), jnp.int32(case.epoch), previous,
-              jnp.asarray(POPULARITY, jnp.int32), jnp.array([*SEEN, -1, -1]))
+              jnp.asarray(POPULARITY, jnp.int32), jnp.array([*SEEN, -1, -1]), priority=jnp.arange(len(POPULARITY)))
 
 
 def make(case, seed, scale=2.0):

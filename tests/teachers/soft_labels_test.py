@@ -12,7 +12,7 @@ import pytest
 
 from kd_jax.base import Dataset, InputError, Interactions
 from kd_jax.storage import sealed
-from kd_jax.teachers import soft_labels
+from kd_jax.teachers import loading, soft_labels
 
 NUM_USERS, NUM_ITEMS, K = 23, 40, 5
 
@@ -248,3 +248,11 @@ def test_kill_9_in_the_middle_leaves_what_was_there(tmp_path, old):
     soft_labels.read(tmp_path / "s", make_dataset())
   write(tmp_path / "s")
   assert os.listdir(tmp_path) == ["s"]
+
+
+def test_a_teacher_whose_replacement_was_killed_between_its_two_renames_heals(tmp_path):
+  write(tmp_path / "s")
+  os.rename(tmp_path / "s", tmp_path / ".s.old")
+  (tmp_path / ".s.tmp").mkdir()
+  teacher = loading.load(str(tmp_path / "s"), make_dataset())
+  assert np.array_equal(teacher.stored.items, make_rows()[0]) and not (tmp_path / ".s.old").exists()

@@ -255,13 +255,16 @@ def test_views_hold_top_lists_of_unseen_items_and_the_teacher_scores_every_candi
     assert not set(row.tolist()) & (set(own.tolist()) | set(items[user, :7].tolist()))
 
 
-def test_top_k_breaks_ties_by_item_and_marks_what_is_missing():
+PRIORITY = jnp.array([2, 3, 0, 1])
+
+
+def test_top_k_breaks_ties_by_priority_and_marks_what_is_missing():
   scores = jnp.array([[1.0, 3.0, 3.0, -jnp.inf], [-jnp.inf, 2.0, -jnp.inf, -jnp.inf]])
-  assert rank.top_k(scores, 3).items.tolist() == [[1, 2, 0], [1, -1, -1]]
+  assert rank.top_k(scores, PRIORITY, 3).items.tolist() == [[2, 1, 0], [1, -1, -1]]
 
 
 def test_top_k_ties_zeros_of_either_sign():
-  assert rank.top_k(jnp.array([[-0.0, 0.0, -0.0, 0.0]]), 3).items.tolist() == [[0, 1, 2]]
+  assert rank.top_k(jnp.array([[-0.0, 0.0, -0.0, 0.0]]), PRIORITY, 3).items.tolist() == [[2, 3, 0]]
 
 
 def test_seen_draws_are_distinct_training_items_and_uniform(rows):
@@ -284,7 +287,8 @@ def test_check_refuses_a_learner_that_is_not_there(make_dataset):
     kd_targets.check(run, make_dataset())
 
 
-def test_check_refuses_lists_that_a_user_cannot_fill(make_dataset):
+def test_check_counts_users_who_cannot_fill_the_lists_and_refuses_lists_that_nobody_can(make_dataset):
+  """Four users have 20 unseen items, the fifth has 23."""
   dataset = make_dataset(num_users=5, num_items=30, train=10)
   some = Interactions(dataset.train.users[:-3], dataset.train.items[:-3])
   run = graph.Run((), (STUDENT,), ((STUDENT, TEACHER),), (), None, optax.sgd(0.1), "sum")
@@ -292,10 +296,12 @@ def test_check_refuses_lists_that_a_user_cannot_fill(make_dataset):
   def fits(lists):
     return kd_targets.check(run._replace(kds=((1.0, KD(None, lists)),)), dataset._replace(train=some))
 
-  fits(Lists(teacher=20))
-  fits(Lists(teacher=10, unseen=10))
-  fits(Lists(student=30, exclude_seen=False))
-  for wrong in (Lists(teacher=21), Lists(student=21), Lists(teacher=10, unseen=11),
-                Lists(student=31, exclude_seen=False)):
-    with pytest.raises(ValueError, match="`kd`"):
+  for lists in (Lists(teacher=20), Lists(teacher=10, unseen=10), Lists(student=30, exclude_seen=False)):
+    assert fits(lists) == []
+  for lists in (Lists(teacher=21), Lists(student=21), Lists(teacher=10, unseen=11), Lists(teacher=23)):
+    said, = fits(lists)
+    assert "1 of 5 users have" in said and str(max(lists.student, lists.teacher + lists.unseen)) in said
+  too_long = Lists(teacher=24), Lists(student=24), Lists(teacher=10, unseen=14), Lists(student=31, exclude_seen=False)
+  for wrong in too_long:
+    with pytest.raises(InputError, match="`kd`"):
       fits(wrong)

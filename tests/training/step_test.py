@@ -163,7 +163,7 @@ def test_base_losses_by_hand():
 
   expected = {
       "bpr": [sum(log(sigmoid(r[0] - n)) for n in r[1:]) / 2 for r in rows],
-      "bce": [log(sigmoid(r[0])) + sum(log(1 - sigmoid(n)) for n in r[1:]) / 2 for r in rows],
+      "bce": [log(sigmoid(r[0])) + sum(log(1 - sigmoid(n)) for n in r[1:]) for r in rows],
       "softmax": [log(math.exp(r[0]) / sum(map(math.exp, r))) for r in rows]}
   made = {name: registry.build("objectives", registry.Call(name)) for name in registry.names("objectives")}
   assert set(expected) == {n for n, x in made.items() if "interactions" in x.on and not x.all_items}

@@ -17,7 +17,7 @@ def bce(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, excl
   point-wise form of Hinton et al. 2015 and is used for click models, e.g. by Zhu et al., CIKM 2020.
 
   Args:
-    temperature: softens both probabilities.
+    temperature: softens both probabilities. There is no factor temperature^2: for large T, gradients fall as 1 / T^2.
     candidates: "full" (all items), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
     k: length of the list; unused with candidates="full".
     exclude_seen: leave a user's training items out of the list.

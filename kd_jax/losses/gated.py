@@ -30,7 +30,7 @@ def gated(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, ex
   item. w and b are learned with the student; at first, all teachers have the same weight.
 
   Args:
-    temperature: softens all probabilities.
+    temperature: softens all probabilities. There is no factor temperature^2: for large T, gradients fall as 1 / T^2.
     candidates: "full" (all items), "teacher" (the union of the top k of all teachers) or "student" (its top k,
       ranked again every epoch).
     k: length of the lists; unused with candidates="full".

@@ -5,19 +5,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from kd_jax.base import KD, Array, Lists
-from kd_jax.losses._lists import plackett_luce_terms
+from kd_jax.base import KD, ROWS, Array, Lists
+from kd_jax.losses._lists import first_met, plackett_luce_terms
 
-_LEAST = -1e9  # Score of padding in the observed items: it ranks behind all others.
+_LEAST = -1e9  # Score of padding: it ranks behind all others and adds nothing to a sum of exponentials.
 
 
 def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10, threshold: float = 1.05,
-            decay: float = 0.995) -> KD:
+            decay: float = 0.995, cutoff: int = 0, first: bool = False, together: bool = False) -> KD:
   """HetComp: Kang, Kweon, Lee, Lian, Xie, Yu, WWW 2023, https://arxiv.org/abs/2303.01130.
 
   `teacher="a,b,c"` gives a curriculum, the easiest teacher first: checkpoints of one teacher. Every user is at a stage
   of the curriculum and learns the ranking of the stage's teacher. Every `period` epochs, the discrepancy
-  d = 1 - NDCG@(k / 2) between the student's list and the next stage's list is measured. d_0 is the discrepancy that was
+  d = 1 - NDCG@cutoff between the student's list and the next stage's list is measured. d_0 is the discrepancy that was
   measured when the user came to its stage. The user moves to the next stage if d_0 / d is greater than
   threshold decay^(epoch // period), or less than 1.
 
@@ -28,30 +28,44 @@ def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10
 
   Args:
     k: length of the lists.
-    unseen: number of random items that represent all unseen items; their terms have weight (items - k) / unseen.
-    observed: number of training items per user, ordered by the teacher of the user's stage; fewer if a user has fewer.
+    unseen: number of random items that represent the unseen items outside the lists of all stages.
+    observed: number of training items per user; fewer if a user has fewer.
     period: epochs between two measurements of the discrepancy; the first only initialises d_0.
     threshold: the ratio d_0 / d above which a user moves on, at first.
     decay: factor of the threshold at each measurement.
+    cutoff: how many items of the lists NDCG compares; 0: k / 2.
+    first: the observed items are the user's first training interactions, in the order of the data. If False, they are
+      sampled again every epoch, and the teacher of the user's stage orders them.
+    together: all users change to the loss with order in the same epoch, when the mean stage of all users, rounded to
+      two digits, is the last one; then no user moves any more. If False, each user does so at its last stage.
 
-  Departs from the authors' code: there is one curriculum, not one for each of six models; observed items are sampled
-  again every epoch, they are not the ten that the teachers rank highest; the loss changes for each user at its last
-  stage, not when the mean stage of all users is the last one; sums over unseen items are estimated from a sample that
-  excludes the lists of all teachers; scores are not clamped; there is a base loss (the code has none: use
-  `loss_weight=0).` Follows the code in the gain 2^exp(-i / 10) - 1 of the i-th item of the student's list if the item
-  is in the teacher's list, and in the factor 2, the ratio of the code's two weights, 0.01 and 0.005.
+  hetcomp(k=50, cutoff=50, observed=4, first=True, together=True), with a base loss of weight 1, is the method in the
+  public code of RCE-KD; there, `observed` is the smallest number of training items of a user, which is 4 for CiteULike.
+  The authors' own code has together=True as well, and no base loss: `loss_weight=0`.
+
+  Departs from both codes: there is one curriculum, not one for each of six models (RCE-KD's code has one too); the sum
+  over unseen items outside the lists is estimated from a sample; scores are not clamped to [-40, 40]. The authors
+  observe the ten training items that the teachers rank highest. Follows both codes in the gain 2^exp(-i / 10) - 1 of
+  the i-th item of the student's list if the item is in the teacher's list, and in the factor 2 (in the authors' code,
+  the ratio of its two weights, 0.01 and 0.005).
   """
   def sample(rng, view):
-    stage, distance = _advance(view, k, period, threshold, decay)
+    stage, distance, ordered = _advance(view, cutoff or k // 2, period, threshold, decay, together)
+    lists = view.teacher.items
+    own, elsewhere = lists[stage], jnp.roll(lists, -stage, axis=0)[1:].reshape(-1)
+    counted = first_met(jnp.concatenate([own, elsewhere]))[k:]
     # A user's training items are not subtracted: they are few compared with all items.
-    others = jnp.log((view.popularity.shape[0] - k) / unseen)
-    items = jnp.concatenate([view.teacher.items[stage], view.unseen, jnp.maximum(view.seen, 0)])
-    return {"items": items, "observed": view.seen >= 0, "log_weight": jnp.float32(others),
-            "ordered": stage == view.teacher.items.shape[0] - 1, "stage": stage, "distance": distance}
+    left = view.popularity.shape[0] - k - jnp.sum(counted)
+    others = jnp.where(left > 0, jnp.log(jnp.maximum(left, 1) / unseen), _LEAST)
+    items = jnp.concatenate([own, view.unseen, jnp.maximum(view.seen, 0), elsewhere])
+    return {"items": items, "observed": view.seen >= 0, "counted": counted, "log_weight": others.astype(jnp.float32),
+            "ordered": ordered, "stage": stage, "distance": distance,
+            **({} if first else {"priority": view.priority[view.seen]})}
 
   def loss(student, teacher, batch):
-    top, others, seen = jnp.split(student.scores, [k, k + unseen], axis=1)
-    others += batch["log_weight"][:, None]
+    top, drawn, seen, elsewhere = jnp.split(student.scores, [k, k + unseen, k + unseen + observed], axis=1)
+    drawn += batch["log_weight"][:, None]
+    others = jnp.concatenate([drawn, jnp.where(batch["counted"], elsewhere, _LEAST)], axis=1)
     rest = jax.nn.logsumexp(others, axis=1, keepdims=True)
 
     def not_in_set(s, **where):
@@ -60,35 +74,47 @@ def hetcomp(k: int = 100, unseen: int = 50, observed: int = 10, period: int = 10
     as_set = 2 * (not_in_set(top) + not_in_set(seen, where=batch["observed"]))
     choices = plackett_luce_terms(top, others)
     in_order = (jnp.sum(choices[:, : k // 2], axis=1) + jnp.sum(choices[:, : max(k // 10, 1)], axis=1)) / 2
-    of_stage = jnp.take_along_axis(teacher.scores, batch["stage"][None, :, None], axis=0)[0, :, k + unseen :]
     behind = jnp.concatenate([top[:, k // 2 :], others], axis=1)
-    return jnp.where(batch["ordered"], in_order + _in_order_of(of_stage, seen, batch["observed"], behind), as_set)
+    there = batch["observed"]
+    if not first:
+      of_seen = teacher.scores[:, :, k + unseen : k + unseen + observed]
+      seen, there = _by_teacher(of_seen, batch["stage"], batch["priority"], seen, there)
+    of_seen = jnp.sum(plackett_luce_terms(jnp.where(there, seen, _LEAST), behind), axis=1, where=there)
+    return jnp.where(batch["ordered"], in_order + of_seen, as_set)
 
-  lists = Lists(teacher=k, student=k, unseen=unseen, seen=observed, every=period)
-  return KD(loss, lists, sample, all_teachers=True, remember=("stage", "distance"))
+  lists = Lists(teacher=k, student=k, unseen=unseen, seen=observed, first=first, every=period)
+  return KD(loss, lists, sample, teacher_scores=not first, all_teachers=True, remember=("stage", "distance"))
 
 
-def _advance(view, k, period, threshold, decay):
-  """(stage, d_0: the discrepancy from the next stage when it was first measured)."""
+def _advance(view, cutoff, period, threshold, decay, together):
+  """(stage, d_0: the discrepancy from the next stage when it was first measured, whether the order is learned)."""
   last, epoch = view.teacher.items.shape[0] - 1, view.epoch
   stage, before = view.previous["stage"].astype(jnp.int32), view.previous["distance"]
 
   def to(v):
-    return 1 - overlap(view.student.items[: k // 2], view.teacher.items[jnp.minimum(v, last), : k // 2])
+    return 1 - overlap(view.student.items[:cutoff], view.teacher.items[jnp.minimum(v, last), :cutoff])
+
+  def arrived(stage):
+    if not together:
+      return stage == last
+    mean = jax.lax.psum(view.weight * stage, ROWS) / jax.lax.psum(view.weight, ROWS)
+    return jnp.round(100 * mean) >= 100 * last
 
   now = to(stage + 1)
   due = (epoch % period == 0) & (epoch >= period)
   wanted = threshold * decay ** (epoch // period)
-  moves = due & (epoch > period) & (stage < last) & ((before > wanted * now) | (before < now))
+  moves = due & (epoch > period) & (stage < last) & ~arrived(stage) & ((before > wanted * now) | (before < now))
   distance = jnp.where(moves, to(stage + 2), jnp.where(epoch == period, now, before))
-  return stage + moves.astype(jnp.int32), distance
+  stage += moves.astype(jnp.int32)
+  return stage, distance, arrived(stage)
 
 
-def _in_order_of(teacher: Array, student: Array, there: Array, behind: Array) -> Array:
-  """-log p [B] that the items marked in `there` rank in the teacher's order and before all of `behind`."""
-  order = jnp.argsort(jnp.where(there, -teacher, jnp.inf), axis=1)
-  student, there = (jnp.take_along_axis(x, order, axis=1) for x in (student, there))
-  return jnp.sum(plackett_luce_terms(jnp.where(there, student, _LEAST), behind), axis=1, where=there)
+def _by_teacher(teacher: Array, stage: Array, priority: Array, student: Array, there: Array) -> tuple[Array, Array]:
+  """`student` and `there` [B, n] in the order of the scores [E, B, n] of the teacher of each row's stage; items of
+  equal score are in the order of `priority` [B, n]."""
+  of_stage = jnp.take_along_axis(teacher, stage[None, :, None], axis=0)[0]
+  order = jnp.lexsort((priority, jnp.where(there, -of_stage, jnp.inf)), axis=1)
+  return jnp.take_along_axis(student, order, axis=1), jnp.take_along_axis(there, order, axis=1)
 
 
 def overlap(student: Array, teacher: Array) -> Array:

@@ -16,7 +16,7 @@ def listnet(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, 
   top-one probabilities, i.e. that an item is the first of the list. The code of RCE-KD (ICLR 2026) calls it KD.
 
   Args:
-    temperature: softens both distributions.
+    temperature: softens both distributions; without a factor temperature^2.
     candidates: "full" (all items), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
     k: length of the list; unused with candidates="full".
     exclude_seen: leave a user's training items out of the list. Public recommender code keeps them.

@@ -24,7 +24,7 @@ def masked_soft_labels(temperature: float = 1.0, activation: str = "softmax", ca
   targets.
 
   Args:
-    temperature: softens the teacher's probabilities.
+    temperature: softens the teacher's probabilities only, so no factor temperature^2 is needed.
     activation: "softmax" or "sigmoid": how the teacher's scores become probabilities.
     candidates: "full" (all labels), "teacher" (its top k) or "student" (its top k, ranked again every epoch).
     k: length of the list; unused with candidates="full".

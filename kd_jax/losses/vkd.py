@@ -5,11 +5,13 @@ from __future__ import annotations
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from kd_jax.base import KD, InputError, Outputs
 from kd_jax.losses._experts import by_side, unit
 
-NORMALISATIONS = ("standardise", "unit", "centre", "none")
+NORMALISATIONS = ("layer_norm", "standardise", "unit", "centre", "none")
+DISTANCES = ("smooth_l1", "squared")
 
 
 class Orthogonal(nn.Module):
@@ -34,36 +36,48 @@ class Orthogonal(nn.Module):
     return q if ds <= dt else q.T
 
 
-def vkd(normalisation: str = "standardise") -> KD:
+def vkd(normalisation: str = "layer_norm", distance: str = "smooth_l1") -> KD:
   """Orthogonal projections (VkD): Miles, Elezi, Deng, CVPR 2024, https://arxiv.org/abs/2403.06213.
 
-  |N(t) - s P|^2 for the vectors s (student) and t (teacher) of every user and item. P is a learned map with P P^T = I
-  (so P keeps the student's inner products), one for users and one for items. N normalises the teacher's vectors.
+  The distance between N(t) and s P for the vectors s (student) and t (teacher) of every user and item. P is a learned
+  map with P P^T = I (so P keeps the student's inner products), one for users and one for items. N normalises the
+  teacher's vectors.
 
   Args:
-    normalisation: N, computed over the batch's users and over its items separately. "standardise": mean 0 and
-      variance 1 in each dimension. "unit": mean 0, then teacher's and student's vectors are scaled to length 1, as in
-      public recommender code. "centre": mean 0. "none": no normalisation.
+    normalisation: N. "layer_norm": mean 0 and variance 1 in each vector, as in the authors' code. The next three are
+      computed over the batch's users and over its items separately. "standardise": mean 0 and variance 1 in each
+      dimension. "centre": mean 0. "unit": mean 0, then teacher's and student's vectors are scaled to length 1, as in
+      public recommender code. "none": no normalisation.
+    distance: "smooth_l1": the mean over dimensions of the Huber loss with threshold 1, as in the authors' code.
+      "squared": the sum over dimensions of squares, as in public recommender code; it is about 2 x the teacher's width
+      times as large.
 
   Departs from the paper: vectors of users and items replace a hidden layer; P is the factor Q of a QR decomposition,
-  not a matrix exponential (both give the same set of P); whitening is left out. Public recommender code draws new users
-  and items for this loss; here, `kd_per=user` sums over the distinct users and items of the batch.
+  not a matrix exponential (both give the same set of P); whitening is left out. The authors' code takes the mean over
+  the batch; use `reduction=mean` for that. Public recommender code draws new users and items for this loss; here,
+  `kd_per=user` sums over the distinct users and items of the batch.
   """
   if normalisation not in NORMALISATIONS:
     raise InputError(f"normalisation={normalisation!r}: choose from {', '.join(NORMALISATIONS)}")
+  if distance not in DISTANCES:
+    raise InputError(f"distance={distance!r}: choose from {', '.join(DISTANCES)}")
+  in_batch = normalisation in ("standardise", "unit", "centre")
 
   def loss(student, teacher, batch):
     s, t = student.query, teacher.query
-    if normalisation != "none":
+    if normalisation == "layer_norm":
+      t = (t - t.mean(axis=1, keepdims=True)) / jnp.sqrt(t.var(axis=1, keepdims=True) + 1e-5)
+    if in_batch:
       centre, variance = _moments(t, batch)
       t = t - centre
       if normalisation == "standardise":
         t = t / jnp.sqrt(variance + 1e-8)
       elif normalisation == "unit":
         s, t = unit(s), unit(t)
+    if distance == "smooth_l1":
+      return jnp.mean(optax.huber_loss(s, t), axis=1)
     return jnp.sum((t - s) ** 2, axis=1)
 
-  in_batch = normalisation != "none"
   return KD(loss, adapter=Orthogonal(), teacher_scores=False, rows="entities", in_batch=in_batch)
 
 

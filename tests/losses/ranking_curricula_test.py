@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from kd_jax.base import InputError, Outputs, Ranked, View
+from kd_jax.base import ROWS, InputError, Outputs, Ranked, View
 from kd_jax.losses.bce import bce
 from kd_jax.losses.bd import bd
 from kd_jax.losses.cd import cd
@@ -34,7 +34,7 @@ def view_of(teacher=None, student=None, unseen=None, popularity=None, epoch=0, p
     return None if x is None else jnp.asarray(x, jnp.int32)
 
   return View(jnp.int32(0), as_list(teacher), as_list(student), one(unseen), jnp.int32(epoch), previous or {},
-              one(popularity))
+              one(popularity), priority=None if popularity is None else jnp.arange(len(popularity)))
 
 
 def overlap_reference(student, teacher):
@@ -51,12 +51,14 @@ def test_hetcomps_discrepancy():
   assert float(overlap(jnp.arange(9), jnp.arange(9))) == pytest.approx(1)
 
 
-def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
+@pytest.mark.parametrize("cutoff", [0, 10])
+def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure(cutoff):
   """60 epochs of a student that comes nearer to the teachers, replayed with loops and plain numbers."""
   k, period, threshold = 10, 5, 1.05
   rng = np.random.default_rng(1)
   teachers = np.stack([rng.permutation(40)[:k] for _ in range(4)])
-  kd = hetcomp(k=k, unseen=5, observed=3, period=period, threshold=threshold)
+  kd = hetcomp(k=k, unseen=5, observed=3, period=period, threshold=threshold, cutoff=cutoff)
+  cutoff = cutoff or k // 2
   stage, distance, student = 0, 0.0, rng.permutation(40)[:k]
   previous, stages = {"stage": jnp.int32(0), "distance": jnp.float32(0)}, []
   sample = jax.jit(kd.sample)
@@ -67,7 +69,7 @@ def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
       student = student[np.sort(np.unique(student, return_index=True)[1])][:k]
 
       def away(v, s=student):
-        return 1 - overlap_reference(s[: k // 2].tolist(), teachers[min(v, 3)][: k // 2].tolist())
+        return 1 - overlap_reference(s[:cutoff].tolist(), teachers[min(v, 3)][:cutoff].tolist())
 
       if epoch == period:
         distance = away(1)
@@ -81,10 +83,33 @@ def test_hetcomp_moves_through_the_curriculum_as_the_published_procedure():
     previous = {"stage": found["stage"], "distance": found["distance"]}
     assert int(found["stage"]) == stage and float(found["distance"]) == pytest.approx(distance, abs=1e-5)
     assert found["items"][:k].tolist() == teachers[stage].tolist()
-    assert found["items"][-3:].tolist() == [30, 31, 0] and found["observed"].tolist() == [True, True, False]
+    assert found["items"][k + 5 : k + 8].tolist() == [30, 31, 0]
+    assert found["observed"].tolist() == [True, True, False]
+    elsewhere = found["items"][k + 8 :][found["counted"]].tolist()
+    assert sorted(elsewhere) == sorted(set(teachers.flatten().tolist()) - set(teachers[stage].tolist()))
     assert bool(found["ordered"]) == (stage == 3)
     stages.append(stage)
   assert stages[0] == 0 and stages[-1] == 3 and len(set(stages)) == 4
+
+
+def test_hetcomp_changes_to_the_order_for_all_users_at_once():
+  """200 users, two stages. 198 of them at the last stage are .99, which is not the last one; 199 are, as .995 is 1."""
+  kd = hetcomp(k=4, unseen=2, observed=1, period=5, together=True)
+  lists = np.stack([np.arange(4), np.arange(4, 8)])
+  sample = jax.jit(jax.vmap(kd.sample, in_axes=(None, 0), axis_name=ROWS))
+
+  def at(stages, epoch, student=(20, 21, 22, 23)):
+    previous = {"stage": jnp.asarray(stages), "distance": jnp.full(len(stages), 0.5)}
+    views = [view_of(lists, student, (30, 31), np.ones(40), epoch)] * len(stages)
+    views = jax.tree.map(lambda *x: jnp.stack(x), *views)._replace(previous=previous, seen=jnp.full((200, 1), 9))
+    return sample(jax.random.key(0), views)
+
+  last, first = np.ones(200, np.int32), np.arange(200)
+  assert not at(last - (first < 2), 3)["ordered"].any() and at(last - (first < 1), 3)["ordered"].all()
+  moved = at(last - (first < 2), 10)  # d_0 / d = .5 / 1 < 1: both move, and all users learn the order
+  assert moved["stage"].all() and moved["ordered"].all()
+  stays = at(last - (first < 1), 10)  # all users learn the order already
+  assert stays["stage"].tolist() == (last - (first < 1)).tolist() and stays["ordered"].all()
 
 
 def test_dllm2recs_weights_by_hand():

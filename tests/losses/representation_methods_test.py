@@ -122,13 +122,20 @@ def gram_schmidt(v):
   return np.stack(columns, 1)
 
 
+def smooth_l1(x):
+  """Below 1 a parabola, above it a line of slope 1."""
+  return np.where(np.abs(x) < 1, x**2 / 2, np.abs(x) - 0.5)
+
+
 def vkd_reference(m, s):
-  total, kind = 0.0, m.options["normalisation"]
+  total, kind = 0.0, m.options.get("normalisation", "layer_norm")
   for side, members in enumerate((range(USERS), range(USERS, USERS + ITEMS))):
     t = np.float64(m.t[list(members)])
     p = gram_schmidt(np.float64(m.params[("users", "items")[side]])).T
     np.testing.assert_allclose(p @ p.T, np.eye(DS), atol=1e-12)
-    if kind != "none":
+    if kind == "layer_norm":
+      t = np.array([(row - row.mean()) / np.sqrt(row.var() + 1e-5) for row in t])
+    elif kind != "none":
       t = t - t.mean(0)
     if kind == "standardise":
       t = t / np.sqrt(np.mean(t**2, 0))
@@ -136,7 +143,8 @@ def vkd_reference(m, s):
       x, y = s[i] @ p, t[row]
       if kind == "unit":
         x, y = x / norm(x), y / norm(y)
-      total += norm(y - x) ** 2
+      squared = m.options.get("distance") == "squared"
+      total += norm(y - x) ** 2 if squared else np.mean(smooth_l1(y - x))
   return total
 
 
@@ -206,7 +214,9 @@ GATE = {"start_temperature": 1.0, "end_temperature": 0.1, "epochs": 4}
 HTD = GATE | {"groups": 3, "alpha": 0.3, "positive_only": True, "detach": True, "group_topology": "entities"}
 CASES = [
   ("fitnet", fitnet_reference, {}), ("fitnet", fitnet_reference, {"normalise": True, "hidden": 4}),
-  *(("vkd", vkd_reference, {"normalisation": n}) for n in ("standardise", "unit", "centre", "none")),
+  ("vkd", vkd_reference, {}), ("vkd", vkd_reference, {"normalisation": "standardise"}),
+  *(("vkd", vkd_reference, {"normalisation": n, "distance": "squared"})
+    for n in ("layer_norm", "standardise", "unit", "centre", "none")),
   ("de", de_reference, GATE | {"experts": 4}), ("ftd", ftd_reference, {}),
   ("htd", htd_reference, HTD), ("htd", htd_reference, HTD | {"positive_only": False, "detach": False}),
   ("htd", htd_reference, HTD | {"group_topology": "prototypes", "detach": False}),

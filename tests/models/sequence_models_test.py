@@ -113,7 +113,7 @@ def hstu_state(p, items, module):
           mixed[t, part] += silu(query[t, part] @ key[s, part] + p[f"distance{b}"][t - s]) / LENGTH * value[s, part]
     gated = np.array([normalise(m) * g for m, g in zip(mixed, gate, strict=True)])
     x = x + gated @ p[f"outer{b}"] + p[f"outer_bias{b}"]
-  return normalise(x[-1])
+  return normalise(x[-1]) if module.score == "inner_product" else x[-1]
 
 
 def gru4rec_state(p, items, module):
@@ -134,7 +134,16 @@ def gru4rec_state(p, items, module):
 
 MODELS = {"sasrec": (sasrec(USERS, ITEMS, dim=6, length=LENGTH, blocks=2, heads=2), sasrec_state),
           "hstu": (hstu(USERS, ITEMS, dim=6, length=LENGTH, blocks=2, heads=2), hstu_state),
+          "hstu of inner products": (hstu(USERS, ITEMS, dim=6, length=LENGTH, blocks=2, heads=2, score="inner_product"),
+                                     hstu_state),
           "gru4rec": (gru4rec(USERS, ITEMS, dim=6, length=LENGTH, layers=2), gru4rec_state)}
+
+
+def scores(p, state, module):
+  """The scores of all items by a state: inner products, or for HSTU cosines over .05."""
+  if getattr(module, "score", "inner_product") == "inner_product":
+    return p["item"] @ state
+  return [item @ state / np.sqrt((item @ item) * (state @ state)) / 0.05 for item in p["item"]]
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -146,7 +155,8 @@ def model(request, data):
 def test_all_models_that_read_sequences_are_tested():
   given = {"num_users": 2, "num_items": 2, "user_features": FeatureSpec(("kind",), (2,), ())}
   built = {n: registry.build("models", registry.Call(n), **given) for n in registry.names("models")}
-  assert {n for n, module in built.items() if getattr(module, "reads_sequences", False)} == set(MODELS)
+  tested = {name.split()[0] for name in MODELS}
+  assert {n for n, module in built.items() if getattr(module, "reads_sequences", False)} == tested
 
 
 def test_the_last_items_are_read_as_the_paper_says(model, data):
@@ -154,7 +164,7 @@ def test_the_last_items_are_read_as_the_paper_says(model, data):
   p = jax.tree.map(lambda x: np.asarray(x, np.float64), variables["params"])
   found = whole(module, variables)
   for u in range(USERS):
-    expected = p["item"] @ state(p, history(data, u)[-LENGTH:], module)
+    expected = scores(p, state(p, history(data, u)[-LENGTH:], module), module)
     np.testing.assert_allclose(found[u], expected, rtol=2e-3, atol=2e-4)
 
 
@@ -171,7 +181,7 @@ def test_in_a_batch_of_sequences_each_example_is_predicted_from_what_came_before
     read = items[begin:position]
     # What is not yet read of the stretch stands to the right.
     at = {k: v[: place + 1] if k == "place" else v for k, v in p.items()}
-    expected = p["item"] @ state(at, read, module.clone(length=place + 1))
+    expected = scores(p, state(at, read, module.clone(length=place + 1)), module)
     np.testing.assert_allclose(found[i], expected, rtol=2e-3, atol=2e-4)
     places.add(place)
   assert len(places) == LENGTH
@@ -254,7 +264,17 @@ def test_ties_are_read_in_the_order_of_the_source(data):
     assert np.array_equal(found["items"][found["starts"][u] : found["starts"][u + 1]], expected)
 
 
-@pytest.mark.parametrize("call", ["sasrec(dim=10, heads=3)", "hstu(dim=5, heads=2)"])
+def test_hstus_outputs_are_the_vectors_of_its_scores(data):
+  """Scores are inner products of the outputs, as fast paths assume: of vectors of one length, of any temperature."""
+  for temperature in (0.05, 0.5):
+    module = MODELS["hstu"][0].clone(temperature=temperature)
+    out = apply(module, make(module, data), {"users": jnp.arange(USERS)})
+    np.testing.assert_allclose(out.query @ out.items.T, out.scores, rtol=1e-5, atol=1e-5)
+    lengths = np.linalg.norm(np.concatenate([out.query, out.items]), axis=1)
+    np.testing.assert_allclose(lengths, temperature**-0.5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("call", ["sasrec(dim=10, heads=3)", "hstu(dim=5, heads=2)", "hstu(score='sum')"])
 def test_wrong_arguments_are_one_line(call):
   with pytest.raises(InputError, match=rf"`model={call.partition('(')[0]}`: "):
     registry.build("models", registry.parse("models", call, "model"), num_users=2, num_items=2)

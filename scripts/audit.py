@@ -8,8 +8,9 @@ from kd_jax.cli import flag
 
 FLAGS = cli.define(
     cli.DATA,
-    factors=flag("integer", 64, "Width of the PureSVD model that is evaluated; 0: counts only.", least=0),
-    split_seeds=flag("integer", 5, "Number of seeds of a random split to compare.", above=0),
+    factors=flag("integer", 64, "Width of the PureSVD model that is evaluated; 0: counts only.", least=0,
+                 most=65536),
+    split_seeds=flag("integer", 5, "Number of seeds of a random split to compare.", above=0, most=1000),
     out=flag("string", None, "JSON file for the results."))
 
 

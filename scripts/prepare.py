@@ -19,7 +19,8 @@ def main(values):
   dataset = data.load(call, values.data_dir, values.cache_dir, splits=("train", "validation", "test"))
   folder = store.prepare(store.canonical(call), values.data_dir, values.cache_dir)
   print(f"{'SYNTHETIC: ' if dataset.synthetic else ''}{dataset.name}")
-  print((audit if dataset.contexts is None else contexts).describe(dataset.report["audit"]))
+  kind = audit if dataset.contexts is None else contexts
+  print(kind.describe(kind.of_dataset(dataset)))
   for group in ("cleaning", "split", "sources"):
     print(f"{group}: {', '.join(f'{key} {value}' for key, value in dataset.report[group].items())}")
   for name, value in dataset.hashes.items():

@@ -14,6 +14,7 @@ def load(
     cache_dir: str | os.PathLike | None = None,
     splits: tuple[str, ...] = ("train", "validation"),
     memory: float = 0.0,
+    expected: dict[str, str] | None = None,
 ) -> Dataset:
   """Returns the data set that the call `spec` names, and prepares it on first use.
 
@@ -22,10 +23,31 @@ def load(
   $KD_JAX_DATA); `cache_dir` holds downloads and prepared data (default: $KD_JAX_CACHE or ~/.cache/kd_jax).
   If training interactions need more than `memory` GB (0: no limit), they stay on disk, see streams.py.
 
+  `expected` are the `hashes` of the data that a run has seen. Prepared data with these hashes is read wherever
+  its source file is now, or was; data with other hashes is refused.
+
   Raises InputError: an unknown name or argument, a source that cannot be found or is not the expected
   one, a malformed row, an empty or overlapping split, damaged prepared data.
   """
   from kd_jax.data import store  # here, so that `import kd_jax.data` does not import tensorflow_datasets
 
-  call = registry.parse("data", spec, "data") if isinstance(spec, str) else spec
-  return store.load(call, data_dir, cache_dir, splits, memory)
+  folder = store.find(str(spec), expected, cache_dir) if expected else None
+  if folder is not None:
+    return store.read(folder, str(spec), cache_dir, splits, memory)
+  call = store.canonical(registry.parse("data", spec, "data") if isinstance(spec, str) else spec)
+  return store.load(call, data_dir, cache_dir, splits, memory, expected)
+
+
+def hashes(
+    spec: str | registry.Call,
+    data_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike | None = None,
+) -> dict[str, str]:
+  """The `Dataset.hashes` of the data that the call means now. Prepares the data if necessary, but does not read it.
+
+  Raises InputError as `load` does.
+  """
+  from kd_jax.data import store
+
+  call = store.canonical(registry.parse("data", spec, "data") if isinstance(spec, str) else spec)
+  return store.hashes(store.prepare(call, data_dir, cache_dir))

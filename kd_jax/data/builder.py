@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from kd_jax.base import InputError
 
 SPLITS = ("train", "validation", "test", "users", "items",  # "users" and "items" hold the ids of the source
           "user_features", "item_features")  # only if the data set has features
@@ -18,6 +22,7 @@ COLUMNS = {"users": np.int32, "items": np.int32, "ratings": np.float32, "timesta
 TABLES = {"categories": np.int32, "vectors": np.float32}  # 2-D columns
 BLOCK = 8192  # rows per example; with one row per example, writing is 50 times slower and reading 1,000 times
 _NAME, _VERSION = "recommender_log", "1.0.0"
+_CLASSES = {f"{x.__module__}.{x.__name__}" for x in (tfds.features.FeaturesDict, tfds.features.Tensor)}
 
 Columns = dict[str, np.ndarray]  # an absent column of COLUMNS or TABLES is stored empty
 
@@ -51,12 +56,15 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
 
 
 def write_splits(folder: pathlib.Path, name: str, contents: dict[str, Columns]) -> None:
-  """Prepares the data set in `folder`, as the TFDS configuration `name`."""
-  with _quiet():
-    config = tfds.core.BuilderConfig(name=name, version=_VERSION)
-    builder = RecommenderLog(config=config, data_dir=folder)
-    builder.contents = contents
-    builder.download_and_prepare(file_format="array_record")  # the default, tfrecord, needs TensorFlow
+  """Prepares the data set in `folder`, as the TFDS configuration `name`. Raises InputError or OSError: a full disk."""
+  try:
+    with _quiet():
+      config = tfds.core.BuilderConfig(name=name, version=_VERSION)
+      builder = RecommenderLog(config=config, data_dir=folder)
+      builder.contents = contents
+      builder.download_and_prepare(file_format="array_record")  # the default, tfrecord, needs TensorFlow
+  except RuntimeError as error:  # of array_record, for example if the disk is full
+    raise InputError(f"`cache_dir`: cannot write {folder}: {' '.join(str(error).split())}") from error
 
 
 def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
@@ -71,8 +79,33 @@ def read_split(folder: pathlib.Path, name: str, split: str) -> Columns:
 
 
 def read_blocks(folder: pathlib.Path, name: str, split: str) -> Iterator[Columns]:
-  """Yields the columns of one split, at most BLOCK rows at a time."""
-  yield from tfds.builder_from_directory(folder / _NAME / name / _VERSION).as_data_source(split=split)
+  """Yields the columns of one split, at most BLOCK rows at a time. Call `check_classes` before."""
+  yield from tfds.builder_from_directory(folder / below(name)).as_data_source(split=split)
+
+
+def below(name: str) -> str:
+  """The path of all files of the data set in its folder."""
+  return f"{_NAME}/{name}/{_VERSION}/"
+
+
+def check_classes(folder: pathlib.Path, name: str) -> None:
+  """Raises InputError if features.json names a class that `RecommenderLog` does not use: tfds would import it."""
+  path = folder / below(name) / "features.json"
+  try:
+    named = set(_classes(json.loads(path.read_bytes())))
+  except (OSError, ValueError, RecursionError) as error:
+    raise InputError(f"{path}: not a description of features: {' '.join(str(error).split())[:160]}") from None
+  if foreign := sorted(map(str, named - _CLASSES)):
+    raise InputError(f"{path}: names {foreign[0][:100]!r}, which kd_jax does not write; it is not imported")
+
+
+def _classes(value: Any) -> Iterator[str]:
+  """The names of all classes in the content of features.json: in the current form of tfds and in its older one."""
+  if isinstance(value, dict):
+    yield from (str(value[key]) for key in ("pythonClassName", "python_class_name", "type") if key in value)
+    value = list(value.values())
+  for part in value if isinstance(value, list) else ():
+    yield from _classes(part)
 
 
 def split_of(path: str) -> str | None:

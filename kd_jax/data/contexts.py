@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax.base import InputError
-from kd_jax.data import cleaning, splits
+from kd_jax.base import Dataset, Features, InputError
+from kd_jax.data import audit, cleaning, splits
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log, Recipe
 
 RULES = ("random", "temporal", "given")
+_SOME = 0.1  # share of contexts with unknown values of a field, above which it is a warning
 
 
 def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
@@ -71,13 +72,49 @@ def inspect(log: Log) -> dict[str, Any]:
   report = {"contexts": len(parts), "labels": len(log.item_ids), "warnings": [],
             **{name: int((parts == value).sum()) for value, name in enumerate(splits.NAMES)},
             "positive_share": float(positive.sum() / max(1, train * len(positive))),
-            "rarest_label": int(positive.min()), "most_frequent_label": int(positive.max())}
+            "rarest_label": int(positive.min()), "most_frequent_label": int(positive.max()),
+            "unknown_values": unknown_values(log.user_features, {name: np.flatnonzero(parts == value)
+                                                                 for value, name in enumerate(splits.NAMES)})}
   if report["rarest_label"] == 0:
     report["warnings"].append(f"{int((positive == 0).sum())} labels are never positive in train")
+  report["warnings"] += _of_unknown(report["unknown_values"])
   if log.contexts.timestamps is not None:
+    report |= audit.inspect_units(log.contexts.timestamps)
+    report["warnings"] += audit.of_units(report)
     report["last_train_second"] = int(log.contexts.timestamps[parts == TRAIN].max())
     report["first_test_second"] = int(log.contexts.timestamps[parts == TEST].min(initial=np.iinfo(np.int64).max))
   return report
+
+
+def unknown_values(features: Features | None, contexts: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+  """{field: counts and shares of the validation and test contexts whose value of the field is never in train}.
+
+  `contexts` are the indices of the contexts of each split. Fields without such values are left out.
+  """
+  found: dict[str, dict[str, Any]] = {}
+  for place, (field, size) in enumerate(zip(features.fields, features.sizes, strict=True) if features else ()):
+    codes = {name: features.categories[rows, place] for name, rows in contexts.items()}
+    known = np.bincount(codes["train"], minlength=size) > 0
+    unknown = {name: ~known[codes[name]] for name in splits.NAMES[1:]}
+    values = len(np.unique(np.concatenate([codes[name][mask] for name, mask in unknown.items()])))
+    if values:
+      found[field] = {"values": values} | {name: int(mask.sum()) for name, mask in unknown.items()} | {
+          f"{name}_share": float(mask.mean()) if len(mask) else 0.0 for name, mask in unknown.items()}
+  return found
+
+
+def _of_unknown(found) -> list[str]:
+  return [f"field {field!r}: {x['values']:,} values are never in train, in {x['test_share']:.1%} of test contexts"
+          for field, x in found.items() if max(x["validation_share"], x["test_share"]) > _SOME]
+
+
+def of_dataset(dataset: Dataset) -> dict[str, Any]:
+  """The audit of labelled data that was loaded with all splits; what its preparation did not count is counted now."""
+  stored = dataset.report["audit"]
+  if "unknown_values" in stored or dataset.contexts is None:
+    return stored
+  found = unknown_values(dataset.user_features, dataset.contexts)
+  return stored | {"unknown_values": found, "warnings": stored["warnings"] + _of_unknown(found)}
 
 
 def describe(report: dict[str, Any]) -> str:
@@ -86,4 +123,8 @@ def describe(report: dict[str, Any]) -> str:
            f"{report['train']:,}/{report['validation']:,}/{report['test']:,} contexts in train/validation/test",
            f"positive labels in train: {report['positive_share']:.1%} of all; the rarest label has "
            f"{report['rarest_label']:,}, the most frequent {report['most_frequent_label']:,}"]
+  if unknown := report["unknown_values"]:
+    shares = ", ".join(f"{field} {x['validation_share']:.1%} and {x['test_share']:.1%} ({x['values']:,} values)"
+                       for field, x in unknown.items())
+    lines.append(f"values that are never in train, in validation and test: {shares}")
   return "\n".join(lines + [f"WARNING: {warning}" for warning in report["warnings"]])

@@ -47,6 +47,13 @@ def reattach(dataset: Dataset, used: list[dict[str, Any]], run: Any) -> Dataset:
   return dataset
 
 
+def check_unchanged(used: list[dict[str, Any]], run: Any) -> None:
+  """Raises InputError if a file that `run` was trained with has changed. Files that no longer exist are not checked."""
+  for file in used:
+    if pathlib.Path(file["path"]).is_file() and sealed.hash_file(file["path"]) != file["sha256"]:
+      raise InputError(f"{run}: its features {file['path']} have changed since (sha256 was {file['sha256'][:12]})")
+
+
 def detach(dataset: Dataset, used: list[dict[str, Any]]) -> Dataset:
   """The data set without the vectors that `attach` added."""
   for file in used:

@@ -21,7 +21,8 @@ TERMS = (
     "History and Context, ACM TiiS 5(4), 2015. Terms: https://files.grouplens.org/datasets/movielens/")
 
 
-def movielens(min_rating=4, min_user=1, min_item=1, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0) -> Recipe:
+def movielens(min_rating: float | None = 4, min_user=1, min_item=1, split="random", ratios=(0.8, 0.1, 0.1),
+              split_seed=0) -> Recipe:
   """MovieLens 100K: 100,000 film ratings of 1 to 5 by 943 users, 1997-1998, with time stamps.
 
   Origin: GroupLens, u.data of ml-100k, from a local copy (ml-100k/u.data or u.data), from GroupLens, or

@@ -9,7 +9,8 @@ from kd_jax.data.movielens import TERMS, source
 from kd_jax.data.recipe import Log, Recipe
 
 
-def movielens_ctr(min_rating=4, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0, fold=0) -> Recipe:
+def movielens_ctr(min_rating: float = 4, split="random", ratios=(0.8, 0.1, 0.1), split_seed=0, folds=0,
+                  fold=0) -> Recipe:
   """LABELLED: MovieLens 100K. Every rating is a context; the only label is 1 for ratings of at least `min_rating`.
 
   Origin: u.data, u.item and u.user of GroupLens' ml-100k (see `movielens`), from a local copy (ml-100k/) or by

@@ -17,7 +17,7 @@ _FOLDER = ("https://raw.githubusercontent.com/adrianrfreedman/MovieTweetings/"
 TERMS = "MovieTweetings, (c) 2013 Simon Dooms, MIT licence; film ids are IMDb's."
 
 
-def movietweetings(min_rating=None, min_user=5, min_item=5, split="random", ratios=(0.8, 0.1, 0.1),
+def movietweetings(min_rating: float | None = None, min_user=5, min_item=5, split="random", ratios=(0.8, 0.1, 0.1),
                    split_seed=0) -> Recipe:
   """MovieTweetings 100K: 100,000 film ratings of 0 to 10 from tweets of 2013, with time stamps.
 

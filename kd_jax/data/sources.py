@@ -24,23 +24,39 @@ CONNECT, STALL = 3.0, 20.0  # seconds to wait for an answer, and between two chu
 PIP_START = 5.5  # seconds to wait until pip reports a download
 
 
+class NoSourceError(InputError):
+  """A source file is in no folder, and cannot be downloaded."""
+
+
 def data_folder(data_dir) -> pathlib.Path | None:
   """The folder of local copies, or None. Raises InputError if the folder of the flag does not exist."""
-  if data_dir and not pathlib.Path(data_dir).expanduser().is_dir():
+  if data_dir and not expanded(data_dir, "data_dir").is_dir():
     raise InputError(f"`data_dir={data_dir}`: no such folder")
   chosen = data_dir or os.environ.get("KD_JAX_DATA")
-  return pathlib.Path(chosen).expanduser() if chosen else None
+  return expanded(chosen, "data_dir") if chosen else None
 
 
-def identity(source: Source, local: pathlib.Path | None) -> str:
-  """The sha256 of the source's content."""
-  return source.sha256 or sealed.hash_file(_own_file(source, local))
+def expanded(path, argument: str) -> pathlib.Path:
+  """The path with its ~ replaced. Raises InputError, which names the argument, if there is no such home directory."""
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError:
+    raise InputError(f"`{argument}={path}`: the home directory ~ is not known ($HOME); give another path") from None
 
 
-def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path) -> pathlib.Path:
-  """The path of a verified copy of the source. Without an answer it raises InputError after at most 10 s."""
+def identity(source: Source, local: pathlib.Path | None, chosen: bool = False) -> str:
+  """The sha256 of the source's content; arguments as in `find`."""
+  return source.sha256 or sealed.hash_file(_own_file(source, local, chosen))
+
+
+def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path, chosen: bool = False) -> pathlib.Path:
+  """The path of a verified copy of the source. Without an answer it raises InputError after at most 10 s.
+
+  The user's own file is looked for in the working directory and then in the folder `local`; the other way round if
+  the folder was `chosen` for this call.
+  """
   if source.sha256 is None:
-    return _own_file(source, local)
+    return _own_file(source, local, chosen)
   for place, expected in source.places:
     if local and (local / place).is_file():
       _check(local / place, _canonical(source, (local / place).read_bytes()), expected)
@@ -51,9 +67,10 @@ def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path) -> pat
   content = _download(source, local)
   try:
     saved.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=saved.parent, delete=False) as file:
-      file.write(content)
-    os.replace(file.name, saved)
+    with tempfile.TemporaryDirectory(dir=saved.parent) as folder:  # of its own: two processes may download at once
+      new = pathlib.Path(folder) / saved.name
+      new.write_bytes(content)
+      os.replace(new, saved)
   except OSError as error:
     raise InputError(f"`cache_dir`: cannot write {saved}: {error.strerror}") from None
   return saved
@@ -147,16 +164,17 @@ def _download(source, local) -> bytes:
   tried = f" (tried {'; '.join(failures)})" if failures else ""
   place = source.places[0][0]
   where = f"{local} has no {place}" if local else "no `data_dir` or KD_JAX_DATA is given"
-  raise InputError(f"`data`: no copy of {source.name}: {where}, and no download{tried}. Put it at "
+  raise NoSourceError(f"`data`: no copy of {source.name}: {where}, and no download{tried}. Put it at "
                    f"<data_dir>/{place}.{' ' + source.advice if source.advice else ''}")
 
 
-def _own_file(source, local) -> pathlib.Path:
-  path = pathlib.Path(source.places[0][0]).expanduser()
-  for candidate in (path, local / path if local else path):
-    if candidate.is_file():
-      return candidate
-  raise InputError(f"`data`: path={source.places[0][0]!r}: no such file")
+def _own_file(source, local, chosen) -> pathlib.Path:
+  path = expanded(source.places[0][0], "data")
+  places = [path] if local is None else [local / path, path] if chosen else [path, local / path]
+  try:
+    return next(place for place in places if place.is_file())
+  except (StopIteration, OSError):  # OSError: a name that is too long
+    raise NoSourceError(f"`data`: path={source.places[0][0]!r}: no such file") from None
 
 
 def _canonical(source, content) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import pathlib
@@ -27,18 +28,52 @@ _WHOLE = ("users", "items", *_FEATURES)  # always read; features only if they ex
 _DEFAULT_CACHE = "~/.cache/kd_jax"
 
 
-def load(call: registry.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory: float = 0.0) -> Dataset:
-  """Prepares the data set if necessary, and reads the `wanted` splits.
+def load(call: registry.Call, data_dir, cache_dir, wanted: tuple[str, ...], memory: float = 0.0,
+         expected: dict[str, str] | None = None) -> Dataset:
+  """Prepares the data set of a canonical call if necessary, and reads it. Raises InputError, also as `read` does.
 
-  Streams them if training interactions need more than `memory` GB (0: no limit). Raises InputError for an unknown
-  split, invalid data, or damaged files.
+  Data with other hashes than `expected` is refused.
   """
-  unknown = [split for split in wanted if split not in splits.NAMES]
-  if unknown:
-    raise InputError(f"no split {unknown[0]!r} among {', '.join(splits.NAMES)}")
-  call = canonical(call)
-  folder = prepare(call, data_dir, cache_dir)
-  return _read(folder, call, wanted, cache_folder(cache_dir) / "streams" / folder.name, 1e9 * memory)
+  try:
+    folder = prepare(call, data_dir, cache_dir)
+  except sources.NoSourceError as error:
+    where = f"; no prepared copy of it is in {cache_folder(cache_dir) / 'data'}" if expected else ""
+    raise sources.NoSourceError(f"{error}{where}") from None
+  if expected and (other := differing(hashes(folder), expected)):
+    raise InputError(f"{_found(call, data_dir)}: gives other {', '.join(other)} than the run had from {call}; no "
+                     f"prepared copy of what it had is in {folder.parent}")
+  return read(folder, str(call), cache_dir, wanted, memory)
+
+
+def find(text: str, expected: dict[str, str], cache_dir) -> pathlib.Path | None:
+  """The prepared folder of a data set with the hashes `expected`, made by the factory of the call `text`, or None.
+
+  Its source may have been in another place. Imports nothing.
+  """
+  name, root = _stem(text.partition("(")[0].strip()), cache_folder(cache_dir) / "data"
+  for path in sorted(root.glob("*/manifest.json")):
+    if path.parent.name.rpartition("-")[0] == name:
+      with contextlib.suppress(InputError):  # a damaged folder is reported if the call leads to it
+        if not differing(hashes(path.parent), expected):
+          return path.parent
+  return None
+
+
+def hashes(folder: pathlib.Path) -> dict[str, str]:
+  """The `Dataset.hashes` of a prepared folder, from its manifest. Raises InputError if that is damaged."""
+  return _public(_manifest(folder)["metadata"]["hashes"])
+
+
+def differing(found: dict[str, str], expected: dict[str, str]) -> list[str]:
+  """The parts of `expected` that have another hash in `found`."""
+  return sorted(part for part, value in expected.items() if found.get(part) != value)
+
+
+def _found(call, data_dir) -> str:
+  """The files that the call leads to now."""
+  recipe, local = registry.build("data", call), sources.data_folder(data_dir)
+  own = [sources.find(x, local, pathlib.Path(), bool(data_dir)) for x in recipe.sources if x.sha256 is None]
+  return ", ".join(str(path.absolute()) for path in own) or str(call)
 
 
 def canonical(call: registry.Call) -> registry.Call:
@@ -51,36 +86,48 @@ def canonical(call: registry.Call) -> registry.Call:
 
 
 def cache_folder(cache_dir) -> pathlib.Path:
-  """The folder for downloads and prepared data."""
-  return pathlib.Path(cache_dir or os.environ.get("KD_JAX_CACHE") or _DEFAULT_CACHE).expanduser()
+  """The folder for downloads and prepared data. Raises InputError if its ~ is not known."""
+  return sources.expanded(cache_dir or os.environ.get("KD_JAX_CACHE") or _DEFAULT_CACHE, "cache_dir")
 
 
 def prepare(call: registry.Call, data_dir, cache_dir) -> pathlib.Path:
   """The folder of the prepared data set of a canonical call; prepares it on first use. Raises InputError."""
-  recipe = registry.build("data", call)
+  recipe, chosen = registry.build("data", call), bool(data_dir)
   local, cache = sources.data_folder(data_dir), cache_folder(cache_dir)
-  identity = [str(call), *(sources.identity(source, local) for source in recipe.sources), str(FORMAT)]
+  read = [sources.identity(source, local, chosen) for source in recipe.sources]
+  identity = [str(call), *read, str(FORMAT)] + ([f"revision {recipe.revision}"] if recipe.revision else [])
   if "." in call.name:  # a loader of the user: changed code may give other data
     identity.append(registry.source_hash(call.name))
   short = hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
-  folder = cache / "data" / f"{call.name}-{short}"
+  folder = cache / "data" / f"{_stem(call.name)}-{short}"
   if (folder / "manifest.json").exists():
     return folder
   with _waiting(cache / "data" / f".{folder.name}.lock"):
     if not (folder / "manifest.json").exists():  # otherwise, another process has just prepared it
       if folder.is_dir() and any(folder.iterdir()):
         raise InputError(_damaged(folder, "manifest.json is missing"))
-      _make(call, recipe, local, cache, folder)
+      if recipe.terms:
+        print(f"{call.name}: {recipe.terms}", file=sys.stderr)
+      paths = [sources.find(source, local, cache, chosen) for source in recipe.sources]
+      _make(call, recipe, paths, read, folder)
   return folder
 
 
-def _make(call, recipe, local, cache, folder):
-  if recipe.terms:
-    print(f"{call.name}: {recipe.terms}", file=sys.stderr)
-  paths = [sources.find(source, local, cache) for source in recipe.sources]
-  log, parts, report = process(recipe, recipe.read(paths))
-  report["sources"] = {source.name: sealed.hash_file(path) for source, path in zip(
-      recipe.sources, paths, strict=True)}
+def _stem(name: str) -> str:
+  """The beginning of the names of prepared folders of the data set `name`."""
+  return name[:60]  # a dotted name may be longer than a file system allows
+
+
+def _make(call, recipe, paths, read, folder):
+  """Prepares the data set in `folder` from the files `paths`; `read` are the sha256 of the sources."""
+  try:
+    log, parts, report = process(recipe, recipe.read(paths))
+  except MemoryError:
+    raise InputError(f"`data`: {call}: does not fit into memory") from None
+  report["sources"] = {source.name: sealed.hash_file(path) for source, path in zip(recipe.sources, paths, strict=True)}
+  for source, path, sha256 in zip(recipe.sources, paths, read, strict=True):
+    if source.sha256 is None and report["sources"][source.name] != sha256:
+      raise InputError(f"`data`: {path}: changed while it was read; start again")
   contents = _contents(log, parts)
   metadata = {"call": str(call), "synthetic": recipe.synthetic, "report": report,
               "features": {side: features.describe(getattr(log, side)) for side in _FEATURES if side in contents},
@@ -107,14 +154,14 @@ def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
   splits.check_parts(log, parts, recipe.may_be_empty + asked)
   audited = audit.inspect_split(log, parts, recipe.split)
   if recipe.synthetic:
-    audited["warnings"].append("SYNTHETIC data: generated, no result on it says anything about people")
+    audited["warnings"].append(audit.SYNTHETIC)
   rule = {"rule": recipe.split, "ratios": list(recipe.ratios), "seed": recipe.split_seed}
-  return log, parts, {"cleaning": cleaned, "split": rule, "audit": audited}
+  return log, parts, {"cleaning": cleaned, "split": rule, "audit": audited, "unordered": log.unordered}
 
 
 def _check_arguments(recipe):
-  for name in ("min_user", "min_item", "split_seed"):
-    value, least = getattr(recipe, name), 0 if name == "split_seed" else 1
+  for name, least in (("min_user", 1), ("min_item", 1), ("split_seed", 0), ("folds", 0), ("fold", 0)):
+    value = getattr(recipe, name)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
       raise InputError(f"`data`: {name}={value!r}: must be an integer of at least {least}")
   rating = recipe.min_rating
@@ -159,56 +206,93 @@ def hashes_of(dataset: Dataset) -> dict[str, str]:
   return {name: _hash(x) for name, x in columns.items()}
 
 
-def _read(folder, call, wanted, by_user, memory) -> Dataset:
+def read(folder: pathlib.Path, name: str, cache_dir, wanted: tuple[str, ...], memory: float = 0.0) -> Dataset:
+  """Reads the `wanted` splits of a prepared folder, as the data set `name`.
+
+  Streams them if training interactions need more than `memory` GB (0: no limit). Raises InputError for an unknown
+  split, or damaged files.
+  """
+  if unknown := [split for split in wanted if split not in splits.NAMES]:
+    raise InputError(f"no split {unknown[0]!r} among {', '.join(splits.NAMES)}")
+  try:
+    return _read(folder, name, wanted, cache_folder(cache_dir) / "streams" / folder.name, 1e9 * memory)
+  except (InputError, MemoryError):
+    raise
+  except Exception as error:  # files that match their manifest, but were not written by us: of many types
+    what = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise InputError(_damaged(folder, f"cannot be read: {what}")) from error
+
+
+def _read(folder, name, wanted, by_user, memory) -> Dataset:
   from kd_jax.data import builder
 
-  metadata = _verify(folder, (*wanted, *_WHOLE))
+  manifest = _manifest(folder)
+  metadata, hashes = manifest["metadata"], manifest["metadata"]["hashes"]
   about = metadata["report"]["audit"]
   streamed = "labels" not in about and 0 < memory < about["train"] * streams.BYTES
-  needed = (*(() if streamed else wanted), *(x for x in _WHOLE if x in metadata["hashes"]))
+  needed = (*(() if streamed else wanted), *(x for x in _WHOLE if x in hashes))
+  _verify(folder, manifest["files"], (*wanted, *_WHOLE, *(("train",) if streamed else ())))
   columns = {split: builder.read_split(folder, folder.name, split) for split in needed}
-  hashes = metadata["hashes"]
   for split in needed:
     if _hash(columns[split]) != hashes[split]:
       raise InputError(_damaged(folder, f"split {split} does not have the stored sha256"))
   empty = Interactions(np.zeros(0, np.int32), np.zeros(0, np.int32))
   of = {split: empty if streamed else _interactions(columns[split]) for split in wanted}
   users, items = columns["users"]["ids"], columns["items"]["ids"]
-  names = {"user_ids": "users", "item_ids": "items"} | {x: x for x in (*splits.NAMES, *_FEATURES) if x in hashes}
   described = {side: features.from_columns(columns[side], about) for side, about in
                metadata.get("features", {}).items()}
   labelled = {split: columns[split]["contexts"] for split in wanted if split in columns}
-  stream = _stream(folder, wanted, by_user, len(users), memory) if streamed else None
+  stream = _stream(folder, hashes, wanted, by_user, len(users), memory) if streamed else None
   popularity = streams.popularity(stream, "train", len(items)) if streamed else None
   return Dataset(
-      name=str(call), num_users=len(users), num_items=len(items), train=of.get("train", empty),
+      name=name, num_users=len(users), num_items=len(items), train=of.get("train", empty),
       validation=of.get("validation", empty), test=of.get("test"), user_ids=users, item_ids=items,
-      hashes={name: hashes[split] for name, split in names.items()}, report=metadata["report"],
+      hashes=_public(hashes), report=metadata["report"],
       synthetic=metadata["synthetic"], contexts=labelled if any(map(len, labelled.values())) else None,
       stream=stream, popularity=popularity, **described)
 
 
-def _stream(folder, wanted, by_user, num_users, memory) -> streams.Stream:
+def _public(hashes) -> dict[str, str]:
+  """`Dataset.hashes` from the hashes of the stored splits."""
+  names = {"user_ids": "users", "item_ids": "items"} | {x: x for x in (*splits.NAMES, *_FEATURES) if x in hashes}
+  return {name: hashes[split] for name, split in names.items()}
+
+
+def _stream(folder, hashes, wanted, by_user, num_users, memory) -> streams.Stream:
   """The splits as a stream. Sorts them by user on first use."""
   from kd_jax.data import builder
 
   folders = {split: by_user / split for split in ("train", *(x for x in wanted if x != "train"))}
   with _waiting(by_user.parent / f".{by_user.name}.lock"):
     for split, target in folders.items():
-      if not (target / "manifest.json").exists():
-        streams.write(target, lambda split=split: builder.read_blocks(folder, folder.name, split), num_users)
+      if not streams.holds(target, hashes[split]):
+        blocks = functools.partial(builder.read_blocks, folder, folder.name, split)
+        streams.write(target, blocks, num_users, hashes[split])
   return streams.read(folders, memory)
 
 
-def _verify(folder, needed) -> dict[str, Any]:
-  """Checks all files except those of splits that are not `needed`, and returns the metadata."""
-  from kd_jax.data import builder
-
+def _manifest(folder) -> dict[str, Any]:
+  """The manifest of a prepared folder. Raises InputError if it is damaged, or of another folder."""
   try:
     manifest = sealed.manifest(folder, _KIND)
-  except InputError as error:
+    hashes = manifest["metadata"].get("hashes")
+    if not isinstance(hashes, dict) or not {*splits.NAMES, "users", "items"} <= hashes.keys():
+      raise InputError("manifest.json is not of prepared data")
+    if any(folder.name not in path.split("/") for path in manifest["files"]):
+      raise InputError("manifest.json is of another folder")
+  except (InputError, RecursionError) as error:
     raise InputError(_damaged(folder, str(error))) from None
-  for name, entry in manifest["files"].items():
+  return manifest
+
+
+def _verify(folder, listed, needed) -> None:
+  """Checks all `listed` files except those of splits that are not `needed`; there must be no others."""
+  from kd_jax.data import builder
+
+  found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+  if unknown := sorted(found - listed.keys() - {"manifest.json", "manifest.sha256", ".lock"}):
+    raise InputError(_damaged(folder, f"{unknown[0]} is not listed in manifest.json"))
+  for name, entry in listed.items():
     split = builder.split_of(name)
     if split is not None and split not in needed:
       continue
@@ -216,7 +300,7 @@ def _verify(folder, needed) -> dict[str, Any]:
     if not path.is_file() or sealed.hash_file(path) != entry["sha256"]:
       what = f"split {split}" if split else "description"
       raise InputError(_damaged(folder, f"{what}: {path.name} is missing or does not have its sha256"))
-  return manifest["metadata"]
+  builder.check_classes(folder, folder.name)
 
 
 def _damaged(folder, what) -> str:

@@ -1,5 +1,6 @@
 """Features and contexts of a data set: stored and verified like the rest, labels of test unread until asked for."""
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
@@ -25,7 +26,7 @@ def labelled(times=None, parts=None):
              user_features=FEATURES, item_features=ITEMS, contexts=Contexts(times, parts))
 
 
-def factory(split="random", folds=0, fold=0):
+def factory(split="random", folds=0, fold=0) -> Recipe:
   return Recipe(lambda paths: labelled(np.arange(CONTEXTS)[::-1]), split=split, folds=folds, fold=fold)
 
 
@@ -117,12 +118,16 @@ def test_features_follow_users_and_items_through_cleaning():
   assert cleaning.take_features(None, np.arange(2)) is None
 
 
-def own_model(num_users, user_features=None, width=2):
-  return num_users, user_features, width
+class OwnModel(nn.Module):
+  given: tuple
+
+
+def own_model(num_users, user_features=None, width=2) -> nn.Module:
+  return OwnModel((num_users, user_features, width))
 
 
 def test_a_factory_gets_the_features_it_asks_for(loaded):
   spec = FeatureSpec(("colour", "shop"), (4, 7), (("text", 5), ("price", 1)))
-  assert loading.build_model("data_features_test.own_model(width=3)", loaded) == (CONTEXTS, spec, 3)
+  assert loading.build_model("data_features_test.own_model(width=3)", loaded).given == (CONTEXTS, spec, 3)
   with pytest.raises(InputError, match="no argument 'user_features'"):
     loading.build_model("data_features_test.own_model(user_features=3)", loaded)

@@ -138,6 +138,16 @@ def test_a_download_is_verified_and_kept(tmp_path):
     assert sources.find(source(lambda: sources.get(url)), None, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_download_that_cannot_be_kept_leaves_nothing(tmp_path, monkeypatch):
+  def full(*_):
+    raise OSError(28, "No space left on device")
+
+  monkeypatch.setattr(os, "replace", full)
+  with server(CONTENT) as url, pytest.raises(InputError, match=r"`cache_dir`: cannot write .*: No space left"):
+    sources.find(source(lambda: sources.get(url)), None, tmp_path)
+  assert list((tmp_path / "downloads").iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [b"<html>404</html>", CONTENT[:-1], b"", CONTENT + b"\n"])
 def test_a_wrong_download_or_copy_is_refused(tmp_path, content):
   wrong = r"downloaded\): sha256 .* is not the expected"

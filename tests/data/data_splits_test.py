@@ -164,4 +164,5 @@ def test_rows_sorted_by_item_id_are_noticed_and_compared_as_numbers():
   assert audit.sorted_users(log._replace(item_ids=["2", "9", "x10", "x1"])) == 0.0
   report = audit.inspect_split(log, splits.split_rows(log, "position", (0.5, 0.25, 0.25), 0), "position")
   assert "not time" in report["warnings"][0]
-  assert not audit.inspect_split(log, np.array([0, 0, 1, 2] * 2), "random")["warnings"]
+  others = audit.inspect_split(log, np.array([0, 0, 1, 2] * 2), "random")["warnings"]
+  assert not any("not time" in warning for warning in others)

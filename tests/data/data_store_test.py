@@ -167,7 +167,7 @@ def test_unwritable_cache_and_unknown_splits(tmp_path):
 @pytest.mark.parametrize("arguments", [
     "users=0", "dim=1.5", "items=5", "drift=2", "popularity=-1", "split='given'", "ratios=(1, 0, 0)"])
 def test_wrong_synthetic_arguments(tmp_path, arguments):
-  with pytest.raises(InputError, match="`data`"):
+  with pytest.raises(InputError, match="`data"):
     data.load(f"synthetic({arguments})", cache_dir=tmp_path)
 
 

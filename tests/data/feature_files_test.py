@@ -1,6 +1,7 @@
 """Feature vectors from files: matched by id, refused in one line where wrong, pinned by hash in a run."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -157,5 +158,10 @@ def test_a_teacher_with_content_teaches_a_student_of_ids_and_the_other_way_round
   np.testing.assert_allclose(np.linalg.norm(variables["constants"]["item"]["text"], axis=1), 1, rtol=1e-5)
   with pytest.raises(InputError, match=r"content: saw other item_features than .* give `data="):
     loading.load(str(content), dataset._replace(hashes=dataset.hashes | {"item_features": "0"}))
-  back = train("back", f"--features={vectors}", "--model=two_tower(dim=4, ids=False)", RRD, f"--teacher={teacher}")
-  assert run_directory.read_info(back)["features"][0]["known"] == dataset.num_items
+  own = shutil.copy(vectors, content / "own.npz")
+  back = [f"--features={own}", "--model=two_tower(dim=4, ids=False)", RRD, f"--teacher={teacher}"]
+  assert run_directory.read_info(train("back", *back))["features"][0]["known"] == dataset.num_items
+  with open(own, "ab") as file:
+    file.write(b"x")
+  with pytest.raises(InputError, match=r"its features .*own.npz have changed since"):
+    train("back", *back)

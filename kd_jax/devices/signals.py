@@ -1,4 +1,4 @@
-"""Stops a run on SIGTERM or SIGINT after it has saved."""
+"""SIGTERM and SIGINT: a run in training first saves, everything else ends at once. The exit status names the signal."""
 
 from __future__ import annotations
 
@@ -7,8 +7,28 @@ import signal
 import threading
 
 
-class Agreed(KeyboardInterrupt):
+class Stopped(KeyboardInterrupt):
+  """A signal, the argument, asked this process to end. Without an argument, another process was asked."""
+
+
+class Agreed(Stopped):
   """The run was asked to stop and has saved. With several processes, all of them raise it."""
+
+
+def said(error: KeyboardInterrupt) -> tuple[str, int]:
+  """(what is said about an interrupt, exit status)."""
+  number = next(iter(error.args), signal.SIGTERM if isinstance(error, Stopped) else signal.SIGINT)
+  return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}", 128 + number
+
+
+@contextlib.contextmanager
+def raised():
+  """SIGTERM and SIGINT raise `Stopped` wherever the process is, so that files are left whole and locks are released."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  with _handled(_stop):
+    yield
 
 
 @contextlib.contextmanager
@@ -21,12 +41,24 @@ def on_signal():
 
   def ask(number, frame):
     if asked:
-      raise KeyboardInterrupt
+      _stop(number, frame)
     asked.append(number)
 
-  before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
+  with _handled(ask):
     yield asked
+  if asked:  # in the last epoch, after which nobody asked: it holds for what comes next
+    signal.raise_signal(asked[0])
+
+
+def _stop(number, frame):
+  raise Stopped(number)
+
+
+@contextlib.contextmanager
+def _handled(handler):
+  before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield
   finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)
+    for number, handler_before in before.items():
+      signal.signal(number, handler_before)

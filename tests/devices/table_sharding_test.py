@@ -129,9 +129,9 @@ def count_in_loops(names):
   state = parallel.place(state._replace(**tables), run)
   epoch = jax.jit(parallel.compile_epoch(run, "jit", contract.BATCH))
   student = dict(run.networks)[names[0]], graph.variables(given, state.params, names[0])
-  held = rank.held_out(dataset.validation, [dataset.train], 950)[0]
+  held = rank.held_out(dataset.validation, [dataset.train], np.arange(950, dtype=np.int32))[0]
   lowered = (epoch.lower(state, given, {}, drawn, jax.random.key(6)),
-             rank._ranks.lower(*student, held.items, held.groups, held.counts, held.starts))
+             rank._ranks.lower(*student, held.items, held.priority, held.groups, held.counts, held.starts))
   print(json.dumps([in_loops(program.compile().as_text()) for program in lowered]))
 
 

@@ -18,9 +18,9 @@ FLAGS = cli.define(
     kds=flag("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
     methods=flag("boolean", False, "Instead, time every method with its default arguments."),
     kernels=flag("boolean", False, "Instead, time kernels, and show the minimum time on this machine."),
-    batch_size=flag("integer", 2048, "Interactions per step.", above=0),
-    warmup=flag("integer", 50, "Epochs before the first timing: ranked lists become stable.", least=0),
-    repeats=flag("integer", 7, "Number of timings after the warm-up; the median is reported.", above=0),
+    batch_size=flag("integer", 2048, "Interactions per step.", above=0, most=2**24),
+    warmup=flag("integer", 50, "Epochs before the first timing: ranked lists become stable.", least=0, most=10**6),
+    repeats=flag("integer", 7, "Number of timings after the warm-up; the median is reported.", above=0, most=10**6),
     against=flag("string", "", "Compare with plain PyTorch (torch), implicit or recbole: alternate the same tasks. "
              "Needs: pip install -e \".[bench]\".", choices=("torch", "implicit", "recbole", "")),
     side=flag("string", "", "Internal: run as the process for this library; reads requests from standard input."),

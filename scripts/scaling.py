@@ -11,12 +11,13 @@ from kd_jax.cli import flag
 FLAGS = cli.define(
     {"cache_dir": cli.FIT["cache_dir"]},
     interactions=flag("string", "100000,1000000,10000000", "Numbers of interactions, multiples of --users."),
-    users=flag("integer", 20000, "Number of users, the same at every size."),
-    items=flag("integer", 20000, "Number of items, the same at every size."),
+    users=flag("integer", 20000, "Number of users, the same at every size.", above=0, most=10**8),
+    items=flag("integer", 20000, "Number of items, the same at every size.", above=0, most=10**8),
     model=flag("string", "mf(dim=20)", "The model."),
-    batch_size=flag("integer", 8192, "Interactions per step.", above=0),
-    data_memory=flag("float", 0.4, "Memory limit for training interactions in GB, see scripts/train.py.", least=0),
-    top_k=flag("integer", 100, "Number of soft labels per user.", above=0),
+    batch_size=flag("integer", 8192, "Interactions per step.", above=0, most=2**24),
+    data_memory=flag("float", 0.4, "Memory limit for training interactions in GB, see scripts/train.py.", least=0,
+                     most=10**6),
+    top_k=flag("integer", 100, "Number of soft labels per user.", above=0, most=10**6),
     workdir=flag("string", None, "Directory of the runs; delete it to measure again."),
     out=flag("string", None, "Write the results to this JSON file."))
 

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from kd_jax.storage import sealed
+
 OWN = "kd_jax"
 Repeat = Callable[[], dict[str, float]]  # runs a task once; returns its "seconds", and perhaps extra measurements
 
@@ -55,12 +57,16 @@ def serve(make: Callable[[], tuple[dict[str, Any], dict[str, Callable[[], Repeat
   out, name, repeat = sys.stdout, None, None
   with contextlib.redirect_stdout(sys.stderr):
     machine, works = make()
-    print(json.dumps({"machine": machine, "works": list(works)}), file=out, flush=True)
+    _say(out, {"machine": machine, "works": list(works)})
     for line in sys.stdin:
       if line.strip() != name:
         name = line.strip()
         repeat = works[name]()
-      print(json.dumps(repeat() | {"peak": _peak()}), file=out, flush=True)
+      _say(out, repeat() | {"peak": _peak()})
+
+
+def _say(out, answer):
+  print(sealed.to_json(answer, indent=None).decode(), end="", file=out, flush=True)
 
 
 def _peak() -> float:

@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from kd_jax import registry
 from kd_jax.base import InputError, LabelMetric, Metric
@@ -21,6 +22,8 @@ NAMES = ("recall", "precision", "f1", "ndcg", "hit", "mrr", "map")  # computed a
 LAST = "epoch"  # a value of `monitor`: the last epoch counts as the best
 _USUAL = {"interactions": "ndcg@10", "tags": "map", "clicks": "auc"}
 _SAMPLED = re.compile(r"(.*[^ ])\(sampled ([1-9]\d*)\)")
+# Suffixes that a report adds to the name of a metric.
+_ADDED = re.compile(r" ?\((warm|cold|popular|unpopular|known|unknown|own epoch|sampled \d+(, own epoch)?)\)")
 _CUTOFF = re.compile(r"([\w.]+)@([1-9]\d{0,8})", re.ASCII)
 
 Metrics: TypeAlias = Mapping[str, Metric | LabelMetric]
@@ -72,6 +75,18 @@ def check(text: str) -> None:
     read(text, "interactions")
 
 
+def check_cutoffs(argument: str, names: str, kind: str, num_items: int) -> None:
+  """Raises InputError, which names `argument`, for a cut-off above the number of items. Unknown names are left out."""
+  for name in split(names) if kind == "interactions" else ():
+    with contextlib.suppress(ValueError):
+      k = dict(read(name, kind).call.arguments).get("k")
+      if isinstance(k, int) and k > num_items:
+        break
+  else:
+    return
+  raise InputError(f"`{argument}={name}`: the data has {num_items} items")
+
+
 def _examples(kind):
   if kind != "interactions":
     return ", ".join(of_kind(kind))
@@ -121,10 +136,29 @@ def default(kind: str) -> str:
   return _USUAL[kind]
 
 
+def goodness(metric: Metric | LabelMetric, value: Any) -> Any:
+  """A value of a metric, or an array of values, as numbers of which the higher one is better."""
+  best = getattr(metric, "best", None)
+  if best is not None:
+    return -abs(value - best)
+  return value if metric.higher_is_better else -value
+
+
+def of_column(column: str) -> Metric | LabelMetric:
+  """The metric of a column: of a name, perhaps with suffixes for group, candidates and epoch. Raises ValueError."""
+  name = computed(column)
+  ranked = "@" in name or "." in name.partition("(")[0]
+  return _build("metrics" if ranked else "label_metrics", read(name, "interactions" if ranked else "clicks").call)
+
+
+def computed(column: str) -> str:
+  """The metric of a column, without the suffixes for epoch, candidates and group of items or users."""
+  return _ADDED.sub("", column)
+
+
 def better(name: str, value: float, than: float) -> bool:
   """Whether `value` of metric `name` is better than `than`."""
   if name == LAST:
     return value > than
-  ranked = "@" in name or "." in name.partition("(")[0]
-  call = read(name, "interactions" if ranked else "clicks").call
-  return value > than if _build("metrics" if ranked else "label_metrics", call).higher_is_better else value < than
+  metric = of_column(name)
+  return goodness(metric, value) > goodness(metric, than)

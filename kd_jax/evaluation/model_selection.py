@@ -6,7 +6,9 @@ The first metric of `monitor` chooses the best epoch. Training continues as long
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from kd_jax.base import InputError
 from kd_jax.evaluation import metric_names
@@ -50,11 +52,20 @@ class Position(NamedTuple):
 
   epoch: int = 0  # number of completed epochs
   best_epoch: int = 0
-  best_value: float = -float("inf")
+  best_value: float | None = None  # None: before the first validation
   best: dict[str, float] | None = None  # validation metrics of the best epoch
   stale: int = 0  # number of validations since the last improvement
   seconds: float = 0.0
   others: dict[str, float] = {}  # noqa: RUF012 best values of the other metrics of `monitor`
+
+  @classmethod
+  def restored(cls, saved: dict[str, Any]) -> Position:
+    """The position whose `_asdict()` was saved as JSON, which has null for NaN."""
+    def number(value):
+      return float("nan") if value is None else value
+
+    best, others = ({name: number(value) for name, value in (saved[key] or {}).items()} for key in ("best", "others"))
+    return cls(**saved | {"best": best if saved["best"] is not None else None, "others": others})
 
 
 def compare(monitor: Monitor, position: Position, validation: dict[str, float]) -> tuple[Position, bool]:
@@ -75,7 +86,11 @@ def compare(monitor: Monitor, position: Position, validation: dict[str, float]) 
   return position, best
 
 
-def _better(monitor: Monitor, name: str, value: float, than: float) -> bool:
+def _better(monitor: Monitor, name: str, value: float, than: float | None) -> bool:
+  """Whether `value` is better than the best value so far. Any value is better than none, NaN (null in JSON)."""
+  if than is None or np.isnan(than):
+    return not np.isnan(value)
   if name in monitor.metrics:  # all but the last epoch and metrics of sampled candidates
-    return value > than if monitor.metrics[name].higher_is_better else value < than
+    metric = monitor.metrics[name]
+    return bool(metric_names.goodness(metric, value) > metric_names.goodness(metric, than))
   return metric_names.better(name, value, than)

@@ -16,8 +16,9 @@ class EvaluationOptions:
   mask_validation: bool = option(False, "On the test split, exclude validation items from the candidates.")
   history: str = option("train", "On the test split, interactions that sequence and graph models get as input: "
                         "train, or train+validation (usual for sequences).", choices=("train", "train+validation"))
-  sampled: int = option(0, "Also rank each held-out item among this many unseen items (literature: 499).", least=0)
-  sampled_seed: int = option(0, "Seed for sampling these items.", least=0, below=2**32)
+  sampled: int = option(0, "Also rank each held-out item among this many unseen items (literature: 499).", least=0,
+                        most=10**6)
+  sampled_seed: int = option(0, "Seed for sampling these items.", least=0, most=2**32 - 1)
   metrics: str | Mapping[str, Metric] = option(
       "", "Further metrics, with commas: any cut-off (ndcg@7) or one of your own (mine.coverage@10).",
       lists="metrics")

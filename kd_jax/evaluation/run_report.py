@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
-import pathlib
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kd_jax import data
+from kd_jax import data, registry
 from kd_jax.base import Dataset, InputError
 from kd_jax.data import feature_files, index
-from kd_jax.evaluation import metric_names, protocols, streaming
+from kd_jax.evaluation import metric_names, protocols, sealed_report, streaming
 from kd_jax.evaluation.metric_names import LAST
 from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.metrics import significance
-from kd_jax.metrics.transfer import overlap, relative_improvement, transfer_ratio
+from kd_jax.metrics.transfer import Measured, overlap, relative_improvement, transfer_ratios
 from kd_jax.ranking import rank
 from kd_jax.storage import run_directory, sealed
 from kd_jax.teachers import loading
 from kd_jax.teachers.fitted import Fitted
 
 _OVERLAP = 10  # k of teacher-student overlap@k
-_VALUES = "values of users"
 Run: TypeAlias = str | os.PathLike | Fitted  # a run directory, or what `fit` returned
 
 
@@ -45,16 +44,18 @@ class Report:
 
 def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None, compare: Sequence[Run] = (),
              split: str = "test", data_dir: str | None = None, cache_dir: str | None = None,
-             **options: Any) -> Report:
+             allow_code: str | os.PathLike | None = None, **options: Any) -> Report:
   """Evaluates the best epoch of a run, chosen on validation, on the test (or validation) split.
 
   Runs are directories or results of `fit`; all must use the same data. `teacher` adds the compression ratio and
   overlap@10. `student`, the plain student, adds the transfer ratio of every metric; it needs `teacher`. `compare` adds
-  paired tests of the differences from these runs. `options` are fields of `EvaluationOptions`.
+  paired tests of the differences from these runs. `allow_code` is the directory of a module of yours that makes the
+  model or the data of a run: its code is executed. `options` are fields of `EvaluationOptions`.
 
-  Writes no file; scripts/evaluate.py writes RUN/test.json. Raises InputError if a run is missing or damaged, its data
-  has changed, or an option is invalid.
+  Writes no file; scripts/evaluate.py writes RUN/test.json. Raises InputError if a run is not finished or damaged, its
+  data has changed, or an option is invalid.
   """
+  registry.allow_code(allow_code)
   known = [field.name for field in dataclasses.fields(EvaluationOptions)]
   for name in options:
     if name not in known:
@@ -65,52 +66,79 @@ def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None
 
 def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | None = None, student: str | None = None,
                  others: Sequence[str] = (), data_dir: str | None = None, cache_dir: str | None = None,
-                 options: EvaluationOptions | None = None) -> dict[str, Any]:
-  """`evaluate` for a run directory: writes RUN/test.json (or validation.json) and returns its content.
+                 allow_code: str | None = None, options: EvaluationOptions | None = None) -> dict[str, Any]:
+  """`evaluate` for a run directory: stores the report, see `sealed_report.write`, and returns it.
 
-  Also writes the metric values of every user to RUN/test_values, see `user_values`. Raises InputError like `evaluate`.
+  Earlier results of the same run with the same options are kept beside the new ones. Raises InputError like `evaluate`.
   """
+  registry.allow_code(allow_code)
+  sealed_report.read(run, split)  # if an earlier evaluation is damaged, this says so before the work
   found = _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options or EvaluationOptions())
-  _save_values(run, split, found.users, found.values)
-  sealed.write_json_atomic(pathlib.Path(run) / f"{split}.json", found.details)
-  return found.details
+  if run_directory.read_finished(run).seal != found.details["seal"]:
+    raise InputError(f"{run}: was changed during its evaluation; evaluate it again")
+  of_users = {name: value for name, value in found.values.items() if value.ndim}
+  return sealed_report.write(run, split, sealed_report.Stored(found.details, found.users, of_users))
+
+
+class _Opened(NamedTuple):
+  """What an evaluation reads of a run beside its parameters."""
+
+  info: dict[str, Any]
+  result: dict[str, Any]
+  history: list[dict[str, Any]]
+  seal: str | None  # None: a model in memory
 
 
 def _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options) -> Report:
   _check(teacher, student, split, options)
-  info, result = _info(run), _result(run)
-  dataset = _dataset(run, info, split, data_dir, cache_dir)
+  named = {_named(other, f"compare[{number}]"): other for number, other in enumerate(others)}
+  opened = {_key(each): _open(each) for each in (run, teacher, student, *others) if each is not None}
+  own = opened[_key(run)]
+  dataset = _dataset(run, own.info, split, data_dir, cache_dir)
   metrics = _chosen(options.metrics, dataset.kind)
+  if isinstance(options.metrics, str):
+    metric_names.check_cutoffs("metrics", options.metrics, dataset.kind, dataset.num_items)
+  short = protocols.short_of_unknown(dataset, split, options.sampled)
   users, values = _values(run, dataset, split, options, metrics)
 
-  made = {_key(run): values}
+  made = {_key(run): (users, values)}
 
   def of(other):
     if _key(other) not in made:
-      made[_key(other)] = _values(other, dataset, split, options, metrics)[1]
-    return made[_key(other)]
+      made[_key(other)] = _values(other, dataset, split, options, metrics)
+    if not np.array_equal(made[_key(other)][0], users):  # the tests are paired
+      raise InputError(f"{_named(other, 'a compared run')}: evaluated on other users than {_named(run, 'the run')}")
+    return made[_key(other)][1]
 
   if others and not any(value.ndim for value in values.values()):
     raise InputError("`compare`: no metric of this data is a mean over users, as the tests need")
   found = protocols.means(values)
-  details = {"run": _named(run, "in memory"), "data": info["data"], "synthetic": info["synthetic"], "split": split,
-             "options": options.recorded(), "candidates": _candidates(dataset, split, options.mask_validation),
-             "users": len(users), "evaluated": "users" if dataset.contexts is None else "contexts",
-             "metrics": found | (_own_epochs(run, result["monitor"], metrics) if split == "test" else {}),
-             "cold_test_share": dataset.report.get("audit", {}).get("cold_test_share"),
-             "model": info["model"], "parameters": info["parameters"], "bytes": info["bytes"],
-             "epochs": result["epochs"], "training_seconds": result["seconds"]}
+  means = found | (_own_epochs(own, metrics) if split == "test" else {})
+  details = _protocol(run, own, dataset, split, options, users) | {"left_out": short, "metrics": means}
+  ends = {name: _named(each, f"`{name}`") for name, each in (("teacher", teacher), ("student", student))
+          if each is not None}
   if teacher is not None:
-    details |= _against_teacher(run, teacher, dataset, info)
+    details |= _against_teacher(run, teacher, dataset, own.info, opened[_key(teacher)].info)
   if teacher is not None and student is not None:
-    ends = [protocols.means(of(r)) for r in (teacher, student)]
-    details["transfer_ratio"] = {k: transfer_ratio(ends[0][k], ends[1][k], v) for k, v in found.items()}
-    if "auc" in found:
-      details["relative_improvement"] = relative_improvement(found["auc"], ends[1]["auc"])
-  if others:
-    details["differences"] = {_named(other, f"compare[{number}]"): _differences(values, of(other))
-                              for number, other in enumerate(others)}
-  return Report(details["metrics"], dataset.user_ids[users], values, details)
+    details |= _transfer(of(teacher), of(student), found, metrics)
+  details["differences"] = {name: _differences(values, of(other)) for name, other in named.items()}
+  compared = named | {ends[name]: each for name, each in (("teacher", teacher), ("student", student)) if name in ends}
+  details |= ends | {"others": {name: opened[_key(other)].seal for name, other in compared.items()}}
+  return Report(means, dataset.user_ids[users], values, sealed.finite(details))
+
+
+def _protocol(run, own, dataset, split, options, users) -> dict[str, Any]:
+  """The fields of a report that say what was evaluated, and how."""
+  labelled = dataset.contexts is not None
+  return {"run": _named(run, "in memory"), **sealed_report.identity(own.seal, options), "data": own.info["data"],
+          "synthetic": own.info["synthetic"], "split": split,
+          "candidates": _candidates(dataset, split, options.mask_validation),
+          "users": len(users), "users_sha256": sealed.hash_array(dataset.user_ids[users].astype(np.str_)),
+          "evaluated": "contexts" if labelled else "users",
+          "users_without_training": None if labelled else protocols.count_unknown(dataset, users),
+          "cold_test_share": dataset.report.get("audit", {}).get("cold_test_share"),
+          "model": own.info["model"], "parameters": own.info["parameters"], "bytes": own.info["bytes"],
+          "epochs": own.result["epochs"], "training_seconds": own.result["seconds"]}
 
 
 def _check(teacher, student, split, options):
@@ -127,13 +155,12 @@ def _named(run, otherwise) -> str:
   return (run.workdir or otherwise) if isinstance(run, Fitted) else os.fspath(run)
 
 
-def _info(run) -> dict[str, Any]:
-  return run.info if isinstance(run, Fitted) else run_directory.read_info(run)
-
-
-def _result(run) -> dict[str, Any]:
-  return run.result if isinstance(run, Fitted) else run_directory.read_json(
-      pathlib.Path(run) / run_directory.RESULT)
+def _open(run) -> _Opened:
+  """Raises InputError if a run directory is damaged, or its training is not finished."""
+  if isinstance(run, Fitted):
+    return _Opened(run.info, run.result, run.history, None)
+  found = run_directory.read_finished(run)
+  return _Opened(found.info, found.result, found.history, found.seal)
 
 
 def _key(run):
@@ -146,16 +173,12 @@ def _dataset(run, info, split, data_dir, cache_dir) -> Dataset:
   if isinstance(run, Fitted) and run.dataset.test is not None:
     return feature_files.detach(run.dataset, info.get("features", []))
   try:
-    dataset = data.load(info["data"], data_dir, cache_dir, ("train", "validation", "test"),
-                        info.get("data_memory", 0.0))
+    return data.load(info["data"], data_dir, cache_dir, ("train", "validation", "test"), info.get("data_memory", 0.0),
+                     expected=info["hashes"])
   except InputError:
     if isinstance(run, Fitted) and split == "validation":  # data that was given as an object
       return feature_files.detach(run.dataset, info.get("features", []))
     raise
-  if any(dataset.hashes.get(part) != value for part, value in info["hashes"].items()):
-    where = run.workdir or "what was fitted" if isinstance(run, Fitted) else run
-    raise InputError(f"`run={where}`: its data has changed since")
-  return dataset
 
 
 def _chosen(metrics, kind) -> metric_names.Metrics:
@@ -177,48 +200,40 @@ def _differences(own, other) -> dict[str, dict[str, Any]]:
   return {name: significance.compare(value, other[name]) for name, value in own.items() if several(value)}
 
 
-def _own_epochs(run, monitor, metrics) -> dict[str, float]:
-  """For runs with `log_test`: test metrics of each cut-off of `monitor`, at its own best validation epoch."""
-  lines, found = [line for line in _history(run) if "test" in line], {}
-  for name in metric_names.split(monitor) if lines and monitor != LAST else ():
-    choose, cutoff = max if _rises(name, metrics) else min, name.partition("@")[2]
-    best = choose(lines, key=lambda line: line["validation"][name])
-    for metric in (m for m in best["test"] if m == name or (cutoff and m.partition("@")[2] == cutoff)):
-      found[f"{metric[:-1]}, own epoch)" if metric.endswith(")") else f"{metric}(own epoch)"] = best["test"][metric]
+def _transfer(teacher, student, distilled, metrics) -> dict[str, Any]:
+  """Transfer ratios from values of users of teacher and student, {metric: [V] or []}, and means of the run."""
+  ends = protocols.means(teacher), protocols.means(student)
+  found: dict[str, Any] = transfer_ratios({
+      name: Measured(ends[0][name], ends[1][name], value, goodness(name, metrics),
+                     (teacher[name], student[name]) if teacher[name].ndim else None)
+      for name, value in distilled.items()})
+  if "auc" in distilled:
+    found["relative_improvement"] = relative_improvement(distilled["auc"], ends[1]["auc"])
   return found
 
 
-def _rises(name, metrics) -> bool:
-  """Whether a higher value of a metric is better; True if its name cannot be parsed."""
-  if name in metrics:
-    return metrics[name].higher_is_better
-  try:
-    return metric_names.better(name, 1.0, 0.0)
-  except ValueError:
-    return True
+def goodness(column: str, metrics: metric_names.Metrics | None = None) -> Callable[[Any], Any]:
+  """The function that maps values of a column to numbers of which the higher one is better.
 
-
-def _history(run) -> list[dict[str, Any]]:
-  if isinstance(run, Fitted):
-    return run.history
-  return run_directory.read_metrics(run) if (pathlib.Path(run) / run_directory.METRICS).exists() else []
-
-
-def _save_values(run, split, ids, values):
-  values = {name: value for name, value in values.items() if value.ndim}
-  with sealed.writing(pathlib.Path(run) / f"{split}_values", _VALUES, {"metrics": sorted(values)}) as folder:
-    np.savez_compressed(folder / "values.npz", user_ids=ids.astype(np.str_), **values)
-
-
-def user_values(run: str | pathlib.Path, split: str, wanted: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-  """(ids of the evaluated users [V], {metric: [V] float64}) of an evaluated run, for the `wanted` metrics that exist.
-
-  NaN if a user has no item in the group of a metric. Raises InputError if the run is not evaluated, or damaged.
+  Of a metric that neither `metrics` nor its name tells, a higher value counts as better.
   """
-  folder = pathlib.Path(run) / f"{split}_values"
-  metadata = sealed.read(folder, _VALUES)
-  with np.load(folder / "values.npz", allow_pickle=False) as file:
-    return file["user_ids"], {name: file[name] for name in wanted if name in metadata["metrics"]}
+  name = metric_names.computed(column)
+  try:
+    metric = metrics[name] if metrics and name in metrics else metric_names.of_column(name)
+  except ValueError:
+    return np.asarray
+  return functools.partial(metric_names.goodness, metric)
+
+
+def _own_epochs(opened, metrics) -> dict[str, float]:
+  """For runs with `log_test`: test metrics of each cut-off of `monitor`, at its own best validation epoch."""
+  lines, found, monitor = [line for line in opened.history if "test" in line], {}, opened.result["monitor"]
+  for name in metric_names.split(monitor) if lines and monitor != LAST else ():
+    values = [goodness(name, metrics)(line["validation"][name]) for line in lines]
+    best, cutoff = lines[int(np.argmax(np.nan_to_num(values, nan=-np.inf)))], name.partition("@")[2]
+    for metric in (m for m in best["test"] if m == name or (cutoff and m.partition("@")[2] == cutoff)):
+      found[f"{metric[:-1]}, own epoch)" if metric.endswith(")") else f"{metric}(own epoch)"] = best["test"][metric]
+  return found
 
 
 def _candidates(dataset, split, mask_validation) -> str:
@@ -238,8 +253,8 @@ def _values(run, dataset, split, options, metrics):
   return protocols.measure(module, variables, layout, metrics)
 
 
-def _against_teacher(run, teacher, dataset, info) -> dict[str, Any]:
-  ratio = {"compression_ratio": _info(teacher)["parameters"] / max(info["parameters"], 1)}
+def _against_teacher(run, teacher, dataset, info, info_of_teacher) -> dict[str, Any]:
+  ratio = {"compression_ratio": info_of_teacher["parameters"] / max(info["parameters"], 1)}
   if dataset.contexts is not None or dataset.stream is not None:
     return ratio
   seen = jax.tree.map(jnp.asarray, index.seen_by_users(dataset))

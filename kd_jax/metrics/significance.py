@@ -33,8 +33,8 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
     raise ValueError(f"{len(d)} users are too few to compare")
   changed, std = d[d != 0], float(np.std(d, ddof=1))
   found = {"difference": float(np.mean(d)), "users": len(d)}
+  p = t_test(d)
   if not std:  # all differences are equal, usually 0
-    p = 0.0 if len(changed) else 1.0
     return found | {"interval": [found["difference"]] * 2, "effect_size": None, "t_test": p,
                     "randomisation": max(p, 1 / (_DRAWS + 1))}
 
@@ -47,8 +47,19 @@ def compare(a: np.ndarray, b: np.ndarray, seed: int = 0) -> dict[str, Any]:
   flipped = stats.permutation_test((changed,), np.sum, permutation_type="samples", n_resamples=_DRAWS, batch=_BATCH,
                                    rng=draws()) if len(changed) > 1 else None
   return found | {"interval": [float(x) for x in interval], "effect_size": found["difference"] / std,
-                  "t_test": float(stats.ttest_1samp(d, 0.0).pvalue),
-                  "randomisation": 1.0 if flipped is None else float(flipped.pvalue)}
+                  "t_test": p, "randomisation": 1.0 if flipped is None else float(flipped.pvalue)}
+
+
+def t_test(d: np.ndarray) -> float:
+  """p of the two-sided paired t-test for differences `d` [V] of at least two users.
+
+  If all differences are equal: 1 if they are 0, else 0.
+  """
+  from scipy import stats
+
+  if not np.std(d, ddof=1):
+    return 0.0 if np.any(d) else 1.0
+  return float(stats.ttest_1samp(d, 0.0).pvalue)
 
 
 def holm(p: list[float]) -> list[float]:

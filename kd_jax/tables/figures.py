@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+import io
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ COLORS = ("#7aa6c2", "#d08770", "#8fbc8f", "#b48ead", "#c9a13b", "#6f6f6f", "#4c
 _TILT = 20  # degrees, rotation of the row names
 
 
-def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[float]]]], path: pathlib.Path) -> None:
-  """Writes the figure, with the panels for which `result`, a table's JSON, has data.
+def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[float]]]]) -> bytes:
+  """The figure as PNG, with the panels for which `result`, a table's JSON, has data.
 
   `curves` is {row: [(epochs, values) of every seed]} of the validation metric `result["monitor"]`.
   """
@@ -29,8 +29,10 @@ def draw(result: dict[str, Any], curves: dict[str, list[tuple[list[int], list[fl
   for panel, own in zip(panels, axes, strict=True):
     panel(own, result)
     own.spines[["top", "right"]].set_visible(False)
-  drawing.savefig(path, dpi=120, bbox_inches="tight")  # else labels can be cut off
+  content = io.BytesIO()
+  drawing.savefig(content, format="png", dpi=120, bbox_inches="tight")  # else labels can be cut off
   pyplot.close(drawing)
+  return content.getvalue()
 
 
 def _first(result) -> tuple[str, list[dict]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import pathlib
 from typing import Any
 
@@ -11,16 +12,18 @@ import numpy as np
 
 from kd_jax import __version__, cli, data, registry
 from kd_jax.base import InputError
-from kd_jax.evaluation import metric_names, run_report
+from kd_jax.evaluation import metric_names, run_report, sealed_report
+from kd_jax.evaluation.sealed_report import Stored
 from kd_jax.metrics import significance
-from kd_jax.metrics.transfer import transfer_ratio
+from kd_jax.metrics.transfer import Measured, transfer_ratios
 from kd_jax.runs import jobs, loop, sweep
 from kd_jax.runs.options import FitOptions
 from kd_jax.storage import run_directory, sealed
+from kd_jax.storage.run_directory import Finished
 from kd_jax.tables import figures, page
-from kd_jax.tables.toml_file import FROM_ROWS, arguments, choose, computed, in_order, load, others, run_dir, with_pairs
+from kd_jax.tables.toml_file import FROM_ROWS, arguments, choose, in_order, load, others, run_dir, with_pairs
 
-_GROUPS = ("warm", "cold", "popular", "unpopular")
+_GROUPS = ("warm", "cold", "popular", "unpopular", "known", "unknown")
 
 
 def _fold(given, folds) -> list[str]:
@@ -33,14 +36,14 @@ def _fold(given, folds) -> list[str]:
 
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
               folds: int | None = None, rows: list[str] | None = None, together: bool = False,
-              at_a_time: int = 1, pairs: str = "") -> dict:
+              at_a_time: int = 1, pairs: str = "", allow_code: str | None = None) -> dict:
   """Trains and evaluates missing runs, and writes NAME.json, NAME.md and NAME.png into `workdir`. Returns the JSON.
 
   `seeds` is the number of seeds. `folds`: k-fold cross-validation with k seeds; seed s tests on fold s. `rows`: only
   these rows and the rows that they learn from. `together` trains all seeds of a row at once, with the same results.
   `at_a_time`: number of runs at the same time, in separate processes. `pairs`: pairs of rows to compare, instead of
-  those in the table. Raises InputError for a comma in `workdir`, or if a run diverges or lacks a metric; then no table
-  is written. If a run diverges, the other seeds of its row are still finished.
+  those in the table. `allow_code`: see `FitOptions`. Raises InputError for a comma in `workdir`, or if a run diverges
+  or lacks a metric; then no table is written. If a run diverges, the other seeds of its row are still finished.
   """
   jobs.check(at_a_time)
   if "," in str(workdir):
@@ -49,7 +52,7 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   table = with_pairs(table, pairs) if pairs else table
   seeds = folds or seeds or table.get("seeds", 3)
   runs_dir = pathlib.Path(workdir) / "runs"
-  own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir)) if v]
+  own = [f"--{k}={v}" for k, v in (("data_dir", data_dir), ("cache_dir", cache_dir), ("allow_code", allow_code)) if v]
   ordered = in_order(name, table["row"])  # teachers first
   reports, metric, number = {row["row"]: {} for row in table["row"]}, table["metrics"][0], itertools.count(1)
   every = [tuple(range(seeds))] if together else [(seed,) for seed in range(seeds)]
@@ -61,20 +64,23 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
         raise InputError(f"{name}: metrics: {', '.join(missing)} is none of row {row!r}; there are: "
                          f"{', '.join(sorted(found['metrics']))}")
       reports[row][seed] = found
-      print(f"{next(number)}/{seeds * len(ordered)}  {row}, seed {seed}: test {metric} {found['metrics'][metric]:.4f}, "
+      print(f"{next(number)}/{seeds * len(ordered)}  {row}, seed {seed}: test {metric} {_number(found, metric):.4f}, "
             f"{found['epochs']} epochs in {found['training_seconds']:.1f} s", flush=True)
   reports = {row: [found for _, found in sorted(made.items())] for row, made in reports.items()}
-  monitor = run_directory.read_json(run_dir(runs_dir, ordered[0]["row"], 0) / run_directory.RESULT)["monitor"]
-  monitor = table["metrics"][0] if monitor == metric_names.LAST else metric_names.split(monitor)[0]
+  runs, stored = _sealed(reports, runs_dir)
+  values = _values_of_users(table, stored)
   result = _result(table, reports, seeds)
+  _add_transfer(table, reports, result["rows"], values)
   for row, made in zip(table["row"], result["rows"], strict=True):
-    made["test_curve"] = _beside_published(row, [run_dir(runs_dir, row["row"], seed) for seed in range(seeds)])
-  result |= {"comparisons": _compare(table, reports, runs_dir), "monitor": monitor, "folds": folds,
-             "made_by": _made_by([run_dir(runs_dir, row["row"], seed) for row in ordered for seed in range(seeds)])}
+    made["test_curve"] = _beside_published(row, runs[row["row"]])
+  monitor = runs[ordered[0]["row"]][0].result["monitor"]
+  monitor = table["metrics"][0] if monitor == metric_names.LAST else metric_names.split(monitor)[0]
+  result |= {"comparisons": _compare(table, reports, values), "monitor": monitor, "folds": folds,
+             "made_by": _made_by([run for row in ordered for run in runs[row["row"]]])}
   root = pathlib.Path(workdir)
   sealed.write_json_atomic(root / f"{table['name']}.json", result)
-  (root / f"{table['name']}.md").write_text(page.markdown(table, result))
-  figures.draw(result, _curves(table, seeds, runs_dir, monitor), root / f"{table['name']}.png")
+  sealed.write_atomic(root / f"{table['name']}.md", page.markdown(table, result).encode())
+  sealed.write_atomic(root / f"{table['name']}.png", figures.draw(result, _curves(table, runs, monitor)))
   return result
 
 
@@ -96,43 +102,65 @@ def _options(table, row, at_once, runs_dir, own, folds) -> list[FitOptions]:
 
 
 def _made(table, *of_row) -> list[dict[str, Any]]:
-  """test.json of a row's runs. Unfinished runs are trained together first."""
+  """The reports of a row's runs. Unfinished runs are trained together first."""
   runs_of = _options(table, *of_row)
   sweep.check(loop.train_many(runs_of))
   return [_evaluate(table, pathlib.Path(options.workdir), options) for options in runs_of]
 
 
 def _evaluate(table, directory, of_run) -> dict[str, Any]:
-  """test.json of a finished run; written only if it does not exist, is older than the run, or has other options."""
-  columns = dict.fromkeys(map(computed, table["metrics"]))
-  stored, options = directory / run_directory.TEST, dataclasses.replace(table["evaluate"], metrics=",".join(columns))
-  if stored.exists() and stored.stat().st_mtime >= (directory / run_directory.RESULT).stat().st_mtime:
-    found = run_directory.read_json(stored)
-    if found.get("options") == options.recorded() and columns.keys() <= found["metrics"].keys():
-      return found
-  return run_report.evaluate_run(str(directory), data_dir=of_run.data_dir, cache_dir=of_run.cache_dir, options=options)
+  """The stored report of a finished run; evaluates the run unless the report is of this training and these options."""
+  columns = dict.fromkeys(map(metric_names.computed, table["metrics"]))
+  options = dataclasses.replace(table["evaluate"], metrics=",".join(columns))
+  wanted = sealed_report.identity(run_directory.read_finished(directory).seal, options)
+  stored = sealed_report.read(directory, "test")
+  if stored is not None and not sealed_report.difference(stored.report, wanted):
+    if columns.keys() <= stored.report["metrics"].keys():
+      sealed_report.copy(directory, "test", stored.report)  # in case that a kill left an older one
+      return stored.report
+  return run_report.evaluate_run(str(directory), data_dir=of_run.data_dir, cache_dir=of_run.cache_dir,
+                                 allow_code=of_run.allow_code, options=options)
+
+
+def _sealed(reports, runs_dir) -> tuple[dict[str, list[Finished]], dict[str, list[Stored]]]:
+  """The runs and the stored evaluations of every row, one per seed. Raises InputError if one is not of `reports`."""
+  runs: dict[str, list[Finished]] = {row: [] for row in reports}
+  stored: dict[str, list[Stored]] = {row: [] for row in reports}
+  for row, made in reports.items():
+    for seed, report in enumerate(made):
+      directory = run_dir(runs_dir, row, seed)
+      run, found = run_directory.read_finished(directory), sealed_report.read(directory, "test")
+      if found is None or found.report != report or run.seal != report["seal"]:
+        raise InputError(f"{directory}: was changed while the table was made; start the command again")
+      runs[row].append(run)
+      stored[row].append(found)
+  return runs, stored
 
 
 def _result(table, reports, seeds) -> dict[str, Any]:
   rows = []
   for row in table["row"]:
     made = reports[row["row"]]
-    found = {m: _summary([r["metrics"][m] for r in made]) for m in table["metrics"]}
+    found = {m: _summary([_number(r, m) for r in made]) for m in table["metrics"]}
     for metric, published in row.get("published", {}).items():
       found[metric] |= _judge(found[metric], published, row.get("tolerance", table.get("tolerance")))
     groups = [name for name in (f"recall@10({group})" for group in _GROUPS) if name in made[0]["metrics"]]
     rows.append({"row": row["row"], "model": made[0]["model"], "parameters": made[0]["parameters"],
                  "bytes": made[0]["bytes"], "metrics": found, "note": row.get("note"),
-                 "groups": {name: _summary([r["metrics"][name] for r in made]) for name in groups},
+                 "groups": {name: _summary([_number(r, name) for r in made]) for name in groups},
                  "epochs": [r["epochs"] for r in made],
                  "training_seconds": [round(r["training_seconds"], 2) for r in made]})
-  _add_transfer(table, rows)
   first = next(iter(reports.values()))[0]
   return {"table": table["name"], "title": table["title"], "source": table.get("source"), "seeds": seeds,
           "data": first["data"], "synthetic": first["synthetic"], "cold_test_share": first["cold_test_share"],
           "candidates": first["candidates"], "history": first["options"]["history"], "users": first["users"],
-          "evaluated": first["evaluated"],
+          "evaluated": first["evaluated"], "users_without_training": first["users_without_training"],
           "kd_jax": __version__, "rows": rows}
+
+
+def _number(report, metric) -> float:
+  """The value of a metric; NaN for null, which stands for it in a stored report."""
+  return math.nan if report["metrics"][metric] is None else report["metrics"][metric]
 
 
 def _summary(values) -> dict[str, Any]:
@@ -152,18 +180,32 @@ def _judge(summary, published, tolerance) -> dict[str, Any]:
   return found | {"tolerance": allowed, "verdict": verdict}
 
 
-def _compare(table, reports, runs_dir) -> list[dict[str, Any]]:
-  """Significance tests between rows; [] if runs were evaluated on different users."""
-  values, users, kept = {}, set(), table["metrics"]
-  for row, made in reports.items():
-    found = [run_report.user_values(run_dir(runs_dir, row, seed), "test", table["metrics"])
-             for seed in range(len(made))]
-    users |= {tuple(ids.tolist()) for ids, _ in found}
-    kept = [m for m in kept if all(m in v for _, v in found)]  # leaves out metrics without values per user
-    if len(users) > 1:
-      return []
-    values[row] = {m: np.stack([v[m] for _, v in found]) for m in kept}
-  return significance.compare_rows(values, _pairs(table, reports), kept) if kept else []
+def _values_of_users(table, stored) -> dict[str, dict[str, np.ndarray]]:
+  """{row: {metric: [S, V]}} of the metrics that have values of users in every run."""
+  columns = [m for m in table["metrics"] if all(m in found.values for made in stored.values() for found in made)]
+  return {row: {m: np.stack([found.values[m] for found in made]) for m in columns} if _same_users(made) else {}
+          for row, made in stored.items()}
+
+
+def _same_users(made) -> bool:
+  """Whether all evaluations are of the same users in the same order. Folds are not."""
+  return len({found.report["users_sha256"] for found in made}) == 1
+
+
+def _compare(table, reports, values) -> list[dict[str, Any]]:
+  """Paired tests between rows, on the metrics that have values of users."""
+  kept = [metric for metric in table["metrics"] if all(metric in of_row for of_row in values.values())]
+  pairs = _pairs(table, reports) if kept else []
+  for pair in pairs:
+    _check_paired(table, reports, *pair)
+  return significance.compare_rows(values, pairs, kept)
+
+
+def _check_paired(table, reports, row, other):
+  """Raises InputError if two rows were evaluated on different users."""
+  if reports[row][0]["users_sha256"] != reports[other][0]["users_sha256"]:
+    raise InputError(f"{table['name']}: rows {row!r} and {other!r} were evaluated on different users and cannot be "
+                     "compared")
 
 
 def _pairs(table, reports) -> list[tuple[str, str]]:
@@ -173,7 +215,9 @@ def _pairs(table, reports) -> list[tuple[str, str]]:
   distilled, student = _distilled(table), table.get("student_row")
   pairs = [(row, student) for row in distilled if student]
   if distilled:
-    best = max(distilled, key=lambda row: np.mean([r["metrics"][table["metrics"][0]] for r in reports[row]]))
+    first = table["metrics"][0]
+    means = [run_report.goodness(first)(np.mean([_number(r, first) for r in reports[row]])) for row in distilled]
+    best = distilled[int(np.argmax(np.nan_to_num(means, nan=-np.inf)))]
     pairs += [(best, row) for row in reports if row not in (best, student)]
   return pairs
 
@@ -182,31 +226,30 @@ def _distilled(table) -> list[str]:
   return [row["row"] for row in table["row"] if any(flag.startswith("--kd=") for flag in row.get("flags", []))]
 
 
-def _curves(table, seeds, runs_dir, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
+def _curves(table, runs, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
   """{row: [(epochs, validation values) for every seed]} for rows that are trained in epochs."""
   found = {}
   for row in table["row"]:
-    logs = [run_dir(runs_dir, row["row"], seed) / run_directory.METRICS for seed in range(seeds)]
-    if all(log.exists() for log in logs):
-      lines = [[x for x in run_directory.read_metrics(log.parent) if metric in x.get("validation", {})] for log in logs]
-      if all(lines):
-        found[row["row"]] = [([x["epoch"] for x in of], [x["validation"][metric] for x in of]) for of in lines]
+    lines = [[x for x in run.history if np.isfinite(x.get("validation", {}).get(metric, np.nan))]
+             for run in runs[row["row"]]]
+    if all(lines):
+      found[row["row"]] = [([x["epoch"] for x in of], [x["validation"][metric] for x in of]) for of in lines]
   return found
 
 
-def _beside_published(row, directories) -> dict[str, list[dict[str, Any]]]:
+def _beside_published(row, runs) -> dict[str, list[dict[str, Any]]]:
   """{metric: [{epoch, published, mean, std, values}]} for the points of a published curve that the runs reached."""
   found = {}
   for metric, points in row.get("published_curve", {}).items():
-    lines = [{x["epoch"]: x["test"][metric] for x in run_directory.read_metrics(d) if "test" in x} for d in directories]
+    lines = [{x["epoch"]: x["test"][metric] for x in run.history if "test" in x} for run in runs]
     reached = [(epoch, value, [own[epoch] for own in lines if epoch in own]) for epoch, value in points]
     found[metric] = [{"epoch": e, "published": value} | _summary(values) for e, value, values in reached if values]
   return found
 
 
-def _made_by(directories) -> dict[str, Any]:
+def _made_by(runs) -> dict[str, Any]:
   """The distinct commits, versions and devices of runs, and their total training time in seconds."""
-  infos = [run_directory.read_info(directory) for directory in directories]
+  infos = [run.info for run in runs]
 
   def distinct(values):
     return sorted({value for value in values if value})
@@ -214,16 +257,22 @@ def _made_by(directories) -> dict[str, Any]:
   packages = {name: distinct(info["versions"][name] for info in infos) for name in infos[0]["versions"]}
   return {"commits": distinct(info.get("commit") for info in infos), "versions": packages,
           "python": distinct(info["python"] for info in infos), "devices": distinct(info["devices"] for info in infos),
-          "seconds": sum(run_directory.read_json(where / run_directory.RESULT)["seconds"] for where in directories)}
+          "seconds": sum(run.result["seconds"] for run in runs)}
 
 
-def _add_transfer(table, rows):
-  """The transfer ratio of every distilled row, from the means over seeds."""
+def _add_transfer(table, reports, rows, values):
+  """The transfer ratio of every distilled row, from the means over seeds; values of users are averaged over seeds."""
   by_name = {row["row"]: row for row in rows}
-  ends = [by_name.get(table.get(key)) for key in ("teacher_row", "student_row")]
-  if None in ends:
+  ends = [table.get(key) for key in ("teacher_row", "student_row")]
+  if not by_name.keys() >= set(ends):
     return
+  _check_paired(table, reports, *ends)
+
+  def measured(row, metric):
+    means = [found["metrics"][metric]["mean"] for found in (*(by_name[end] for end in ends), row)]
+    of_users = [values[end][metric].mean(axis=0) for end in ends if metric in values[end]]
+    return Measured(*means, run_report.goodness(metric), tuple(of_users) or None)
+
   for row in rows:
     if row["row"] in _distilled(table):
-      row["transfer_ratio"] = {
-          m: transfer_ratio(*(x["metrics"][m]["mean"] for x in (*ends, row))) for m in table["metrics"]}
+      row |= transfer_ratios({metric: measured(row, metric) for metric in table["metrics"]})

@@ -14,6 +14,24 @@ from kd_jax.training import kd_targets
 FOLDER = pathlib.Path(__file__).parents[2] / "docs"
 COSTS = FOLDER / "methods_cost.json"  # written by scripts/bench.py --methods --out
 _WHAT = {"users": "ranking of items", "items": "ranking of users", "entities": "representations"}
+BOTH_SCALED, BOTH, TEACHER_ONLY, DRAWS, GATE = "both, T^2", "both", "teacher", "draws", "gate"
+TEMPERATURES = {  # {argument: {method: what it does}}
+    "temperature": {"kl": BOTH_SCALED, "ensemble": BOTH_SCALED, "bce": BOTH, "gated": BOTH, "listnet": BOTH,
+                    "rcekd": BOTH, "bd": TEACHER_ONLY, "masked_soft_labels": TEACHER_ONLY, "cd": DRAWS, "dcd": DRAWS,
+                    "ir_rrd": DRAWS, "rrd": DRAWS, "unkd": DRAWS},
+    "softness": {"cd": TEACHER_ONLY},
+    "sampling_temperature": {"rcekd": DRAWS},
+    "start_temperature": {"de": GATE, "htd": GATE},
+    "end_temperature": {"de": GATE, "htd": GATE},
+}
+_MEANS = {
+    BOTH_SCALED: "divides the scores of both networks; the loss is multiplied by T^2, so gradients keep their scale",
+    BOTH: "divides the scores of both networks; the loss has **no T^2**, as in the papers, so gradients fall as "
+          "1 / T^2 for large T: multiply the weight of the method by T^2",
+    TEACHER_ONLY: "divides the teacher's scores alone; no T^2, and none is needed, as the student's are not divided",
+    DRAWS: "flattens the distribution from which items or users are drawn; the loss has no T",
+    GATE: "of the gate of the experts; the loss has no T",
+}
 
 
 def write() -> str:
@@ -26,7 +44,7 @@ def write() -> str:
     kd = registry.build("losses", registry.Call(name))
     cells = [f"[`{name}`](#{name})", _distils(kd), _needs(kd), *([_cost(name, costs)] if costs else [])]
     lines.append(f"| {' | '.join(cells)} |")
-  lines += ["", *([_costs_note(costs), ""] if costs else [])]
+  lines += ["", *([_costs_note(costs), ""] if costs else []), *_temperatures(), ""]
   for name in registry.names("losses"):
     factory = getattr(importlib.import_module(f"kd_jax.losses.{name}"), name)
     arguments = ", ".join(f"{k}={v.default}" for k, v in registry.signature("losses", name).items())
@@ -45,6 +63,16 @@ Self-distillation over generations and chains of teacher assistants: runs whose 
 
 Personalized hint regression (PHR; Kang, Lee, Kweon, Yu, Knowledge-Based Systems 2022) is left out: its formulas are not
 openly available, and the public re-implementation leaves out a part of it."""
+
+
+def _temperatures() -> list[str]:
+  """The section on temperatures: one line for each thing that they do."""
+  lines = ["## Temperatures", "", "| what a temperature T does | methods |", "| --- | --- |"]
+  for kind, means in _MEANS.items():
+    named = [f"`{name}` ({argument})" if argument != "temperature" else f"`{name}`"
+             for argument, methods in TEMPERATURES.items() for name, does in methods.items() if does == kind]
+    lines.append(f"| {means} | {', '.join(named)} |")
+  return lines
 
 
 def _distils(kd: KD) -> str:

@@ -13,9 +13,8 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   head = ["row", "parameters", *names, f"transfer ({names[0]})", "training s"]
   rows = []
   for row in result["rows"]:
-    ratio = row.get("transfer_ratio", {}).get(names[0])
     rows.append([row["row"], f"{row['parameters']:,}", *(_cell(row["metrics"][m]) for m in names),
-                 "" if ratio is None else f"{ratio:.2f}", f"{np.mean(row['training_seconds']):.1f}"])
+                 _transfer(row, names[0]), f"{np.mean(row['training_seconds']):.1f}"])
   synthetic = "SYNTHETIC DATA: says nothing about people. " if result["synthetic"] else ""
   about = " ".join(table.get("about", "").split())
   published = any("published" in x for row in result["rows"] for x in row["metrics"].values())
@@ -25,8 +24,10 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
           f"{', published value in brackets' if published else ''}; transfer is the share of the gap between student "
           f"and teacher that a row closes; test split, "
           f"{result['candidates']} as candidates{history}, {result['users']:,} {result['evaluated']}"
-          f"{_cold(result)}. Data: `{result['data']}`.")
-  notes = [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
+          f"{_unknown(result)}{_cold(result)}. Data: `{result['data']}`.")
+  reasons = dict.fromkeys(row.get("no_transfer", {}).get(names[0]) for row in result["rows"])
+  notes = [f"- no transfer ratio in {names[0]}: {reason}" for reason in reasons if reason]
+  notes += [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
               _curves(result), _groups(result), _comparisons(result), [_made_by(result["made_by"])]]
   return "\n".join(line for section in sections if section for line in [*section, ""])
@@ -42,7 +43,21 @@ def _cell(summary) -> str:
 
 
 def _mean(summary) -> str:
+  if np.isnan(summary["mean"]):
+    return "no value"
   return f"{summary['mean']:.4f}" + ("" if summary["std"] is None else f" ± {summary['std']:.4f}")
+
+
+def _transfer(row, metric) -> str:
+  if metric not in row.get("transfer_ratio", {}):
+    return ""
+  ratio = row["transfer_ratio"][metric]
+  return "none" if ratio is None else f"{ratio:.2f}"
+
+
+def _unknown(result) -> str:
+  count = result["users_without_training"]
+  return f", {count:,} of them without training interactions" if count else ""
 
 
 def _cold(result) -> str:
@@ -76,7 +91,8 @@ def _groups(result) -> list[str]:
           for row in result["rows"]]
   return ["## Groups of items", "", *_lines(["", *names], rows), "",
           "Only the group's held-out items count, for users that have some; all items compete. Popular are the most "
-          "popular items that have half of all training interactions; cold ones have none."]
+          "popular items that have half of all training interactions; cold ones have none."
+          + (" Unknown users have no training interaction." if "recall@10(unknown)" in names else "")]
 
 
 def _comparisons(result) -> list[str]:

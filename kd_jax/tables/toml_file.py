@@ -23,7 +23,6 @@ from __future__ import annotations
 import itertools
 import math
 import pathlib
-import re
 import tomllib
 from typing import Any
 
@@ -136,7 +135,7 @@ def _check(path, table):
   _check_kept(path, table, parsed)
   try:
     for column in table["metrics"]:
-      metric_names.check(computed(column))
+      metric_names.check(metric_names.computed(column))
   except ValueError as error:
     raise InputError(f"{path}: metrics: {error}") from None
   mentioned = [table[key] for key in ("teacher_row", "student_row") if key in table]
@@ -177,15 +176,6 @@ def _checked_row(path, table, row) -> FitOptions:
   if "published_curve" in row and not options.log_test:
     raise InputError(f"{where}published_curve needs --log_test")
   return options
-
-
-# Suffixes that a report adds to the name of a metric.
-_ADDED = re.compile(r" ?\((warm|cold|popular|unpopular|own epoch|sampled \d+(, own epoch)?)\)")
-
-
-def computed(column: str) -> str:
-  """The metric of a column, without the suffixes for epoch, candidates and group of items."""
-  return _ADDED.sub("", column)
 
 
 def _check_kept(path, table, parsed):

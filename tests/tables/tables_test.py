@@ -1,16 +1,19 @@
 """Tables: what is written is what the runs say; verdicts, comparisons, and configurations that are refused."""
 
 import json
+import os
 import pathlib
+import re
 import shutil
 import subprocess
 
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
 from kd_jax.base import InputError
-from kd_jax.evaluation import run_report
+from kd_jax.evaluation import sealed_report
 from kd_jax.metrics import significance
 from kd_jax.runs import loop
 from kd_jax.storage import run_directory
@@ -53,8 +56,7 @@ def made(tmp_path_factory):
 
 
 def of(folder, row, seed):
-  run = folder / "runs" / f"{row}-seed{seed}"
-  return json.loads((run / "test.json").read_text()), run_report.user_values(run, "test", ["ndcg@10", "recall@10"])
+  return sealed_report.read(folder / "runs" / f"{row}-seed{seed}", "test")
 
 
 def test_summaries_are_means_of_users_and_seeds(made):
@@ -62,7 +64,7 @@ def test_summaries_are_means_of_users_and_seeds(made):
   assert json.loads((folder / "small.json").read_text()) == json.loads(json.dumps(result))
   for row in result["rows"]:
     for metric in ("ndcg@10", "recall@10"):
-      kept = [of(folder, row["row"], seed)[1][1][metric] for seed in range(2)]
+      kept = [of(folder, row["row"], seed).values[metric] for seed in range(2)]
       assert row["metrics"][metric]["values"] == pytest.approx([v.mean() for v in kept])
       assert row["metrics"][metric]["std"] == pytest.approx(np.std([v.mean() for v in kept], ddof=1))
     assert set(row["groups"]) >= {"recall@10(popular)", "recall@10(unpopular)"}
@@ -85,7 +87,7 @@ def test_verdicts_hold_ours_against_the_largest_tolerance(made):
 def test_comparisons_are_of_the_users_values_averaged_over_seeds(made):
   folder, result = made
   assert [entry["rows"] for entry in result["comparisons"]] == [["both", "student"], ["both", "teacher"]]
-  both, student = (np.mean([of(folder, row, seed)[1][1]["ndcg@10"] for seed in range(2)], axis=0)
+  both, student = (np.mean([of(folder, row, seed).values["ndcg@10"] for seed in range(2)], axis=0)
                    for row in ("both", "student"))
   expected = significance.compare(both, student)
   found = result["comparisons"][0]["metrics"]["ndcg@10"]
@@ -201,12 +203,106 @@ def test_a_row_with_a_run_that_diverges_makes_no_table_and_keeps_its_other_seeds
   assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher-seed0", "teacher-seed1"}
 
 
-def test_damaged_values_of_users_are_noticed(made, tmp_path):
-  shutil.copytree(made[0] / "runs" / "student-seed0", tmp_path / "run")
-  path = tmp_path / "run" / "test_values" / "values.npz"
-  path.write_bytes(path.read_bytes()[:-9] + b"garbage!!")
+def test_damaged_values_of_users_are_noticed(made):
+  folder, before = made
+  path = folder / "runs" / "student-seed0" / "test_values" / "values.npz"
+  content = path.read_bytes()
+  path.write_bytes(content[:-9] + b"garbage!!")
   with pytest.raises(InputError, match=r"values\.npz"):
-    run_report.user_values(tmp_path / "run", "test", ["ndcg@10"])
+    make.reproduce(str(folder / "small.toml"), str(folder), None, None, None)
+  path.write_bytes(content)
+  assert make.reproduce(str(folder / "small.toml"), str(folder), None, None, None) == before
+
+
+@pytest.mark.parametrize(("field", "key", "other"), [
+    ("options", "mask_validation", True), ("options", "history", "train+validation"), ("options", "sampled", 9),
+    ("options", "sampled_seed", 1), ("seal", "", "0" * 64), ("kd_jax", "", "0.0.1")])
+def test_values_of_another_evaluation_are_evaluated_again(made, field, key, other, capsys):
+  """Whatever the readable copy and times of files say."""
+  folder, before = made
+  run, stored = folder / "runs" / "student-seed0", of(folder, "student", 0)
+  copy = (run / "test.json").read_bytes()
+  shutil.rmtree(run / "test_values")
+  value = stored.report["options"] | {key: other} if key else other
+  sealed_report.write(run, "test", stored._replace(report=stored.report | {field: value},
+                                                   values={name: 0 * x for name, x in stored.values.items()}))
+  (run / "test.json").write_bytes(copy)  # as after a kill between the two files
+  os.utime(run / "test_values" / "values.npz", (1, 1))
+  os.utime(run / "test.json")
+  capsys.readouterr()
+  assert make.reproduce(str(folder / "small.toml"), str(folder), None, None, None) == before
+  assert f"{run / 'test_values'}: replaced, it was of " in (said := capsys.readouterr().err)
+  assert not key or f"other options {key}={other}" in said
+  assert json.loads((run / "test.json").read_text()) == of(folder, "student", 0).report == stored.report
+
+
+def test_a_copy_that_a_kill_left_behind_is_written_again(made):
+  folder, before = made
+  path = folder / "runs" / "student-seed1" / "test.json"
+  expected = path.read_bytes()
+  path.write_text("{}")
+  assert make.reproduce(str(folder / "small.toml"), str(folder), None, None, None) == before
+  assert path.read_bytes() == expected
+
+
+def test_values_of_another_run_are_not_taken(made, monkeypatch):
+  folder, before = made
+  one, other = (folder / "runs" / f"student-seed{seed}" for seed in range(2))
+
+  def swap():
+    shutil.copytree(other / "test_values", one / "test_values", dirs_exist_ok=True)
+
+  def swapped(*arguments, done=make._done):
+    yield from done(*arguments)
+    swap()
+
+  with monkeypatch.context() as patched, pytest.raises(InputError, match="seed0: was changed while the table was made"):
+    patched.setattr(make, "_done", swapped)
+    make.reproduce(str(folder / "small.toml"), str(folder), None, None, None)
+  assert of(folder, "student", 0).report["seal"] == of(folder, "student", 1).report["seal"]
+  assert make.reproduce(str(folder / "small.toml"), str(folder), None, None, None) == before  # evaluated again
+  result = (one / "result.json").read_bytes()
+  (one / "result.json").write_bytes((other / "result.json").read_bytes())
+  with pytest.raises(InputError, match=r"student-seed0.result\.json: damaged, or of another run"):
+    make.reproduce(str(folder / "small.toml"), str(folder), None, None, None)
+  (one / "result.json").write_bytes(result)
+
+
+def test_rows_of_other_users_are_not_compared(made, tmp_path):
+  shutil.copytree(made[0] / "runs", tmp_path / "runs")
+  text = TABLE[: TABLE.index("[[row]]\nrow = \"both\"")] + """
+[[row]]
+row = "elsewhere"
+flags = ["--model=pop()", "--data=synthetic(users=50, items=240, interactions_per_user=16)"]
+"""
+  path, wrong = tmp_path / "small.toml", "were evaluated on different users and cannot be compared"
+  path.write_text(text.replace('teacher_row = "teacher"\n', ""))
+  assert make.reproduce(str(path), str(tmp_path), 1, None, None)["comparisons"] == []
+  with pytest.raises(InputError, match=f"small: rows 'student' and 'elsewhere' {wrong}"):
+    make.reproduce(str(path), str(tmp_path), 1, None, None, pairs="student,elsewhere")
+  path.write_text(text.replace('teacher_row = "teacher"', 'teacher_row = "elsewhere"'))
+  with pytest.raises(InputError, match=f"small: rows 'elsewhere' and 'student' {wrong}"):
+    make.reproduce(str(path), str(tmp_path), 1, None, None)
+
+
+def test_a_ratio_stands_only_where_the_teacher_is_told_apart(made):
+  """From the means over seeds, and the paired t-test of values that are averaged over seeds."""
+  folder, result = made
+  both = next(row for row in result["rows"] if row["row"] == "both")
+  page = (folder / "small.md").read_text()
+  for number, metric in enumerate(("ndcg@10", "recall@10")):
+    teacher, student = (np.mean([of(folder, row, seed).values[metric] for seed in range(2)], axis=0)
+                        for row in ("teacher", "student"))
+    gap, p = teacher.mean() - student.mean(), stats.ttest_rel(teacher, student).pvalue
+    if gap > 0 and p < 0.05:
+      assert both["transfer_ratio"][metric] == pytest.approx((both["metrics"][metric]["mean"] - student.mean()) / gap)
+    else:
+      assert both["transfer_ratio"][metric] is None and both["no_transfer"][metric].endswith(
+          f"student: {gap:+.4f} (p {f'{p:.2g}'.removeprefix('0')})")
+      if not number:
+        assert f"- no transfer ratio in ndcg@10: {both['no_transfer'][metric]}\n" in page
+        assert re.search(r"\| both \|.*\| none \| [\d.]+ \|\n", page)
+  assert all("transfer_ratio" not in row for row in result["rows"] if row["row"] != "both")
 
 
 def test_bands_are_of_the_seeds_that_still_run():

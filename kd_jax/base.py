@@ -7,6 +7,7 @@ N interactions, S steps of an epoch, T held-out items of a user.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -20,6 +21,7 @@ else:
   Array = Any
 Batch: TypeAlias = dict[str, Any]  # named arrays
 TEACHER, STUDENT, PEER = "teacher", "student", "peer"  # the networks of a run
+ROWS = "rows"  # the axis of samplers: in a sampler, `jax.lax.pmean(x, ROWS)` is the mean over all users
 
 
 class InputError(ValueError):
@@ -27,6 +29,16 @@ class InputError(ValueError):
 
   Scripts print arguments as flags, --epochs=0, and exit with status 2.
   """
+
+  def __init__(self, message: object = ""):
+    super().__init__(one_line(message))
+
+
+def one_line(message: object, longest: int = 2000) -> str:
+  """A message as one printable line; the middle of a very long one is left out."""
+  text = str(message)
+  text = text if len(text) <= longest else f"{text[:longest // 2]} ... {text[-longest // 2:]}"
+  return "".join(c if c.isprintable() else " " if c.isspace() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Interactions(NamedTuple):
@@ -124,8 +136,10 @@ class View(NamedTuple):
   epoch: Array  # [] int32, from 0
   previous: Batch  # the fields in `remember`, as this sampler last returned them; initially zeros
   popularity: Array  # [I] int32, number of training interactions of every item
-  seen: Array | None = None  # [lists.seen] distinct training items of the user, ascending; padded with -1
+  seen: Array | None = None  # [lists.seen] distinct training items, padded with -1; ascending, or see `lists.first`
   loss: Array | None = None  # [] with `own_loss`: this row's loss when it was last in a batch; initially 0
+  weight: Array | float = 1.0  # [] 0 if the user has too few items for these lists, which then hold any items, else 1
+  priority: Array | None = None  # [I] int32, a permutation: of items with equal values, the lower one comes first
 
 
 class Lists(NamedTuple):
@@ -137,6 +151,7 @@ class Lists(NamedTuple):
   seen: int = 0  # drawn again before every epoch
   exclude_seen: bool = True  # exclude each user's training items from the lists
   every: int = 1
+  first: bool = False  # `seen` is not drawn: it holds the first training interactions, in the order of the data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +206,7 @@ class KD:
     return KDSum(((1.0, self),)) + other
 
 
+HEAVIEST = 1_000_000  # weight of a method
 Weight: TypeAlias = float | Callable[[Any], Any]  # a number, or a function of the epoch (from 0), like optax schedules
 
 
@@ -222,7 +238,11 @@ class KDSum:
 def _weight(weight):
   if isinstance(weight, bool) or not (callable(weight) or isinstance(weight, int | float)):
     raise TypeError(f"the weight of a method is a number or a function of the epoch, not {weight!r}")
-  return weight if callable(weight) else float(weight)
+  if callable(weight):
+    return weight
+  if not 0 <= weight <= HEAVIEST:
+    raise InputError(f"the weight {weight} of a method is not in [0, {HEAVIEST}]")
+  return float(weight)
 
 
 class Objective(NamedTuple):
@@ -230,8 +250,9 @@ class Objective(NamedTuple):
 
   `loss(outputs, batch, rng)` returns one value per example, [B], from the network's `outputs` for the batch: scores
   [B, C] and, if the network has them, `query` [B, D] and `items` [B, C, D]. In batches of interactions, candidate 0
-  is the positive and the others are negatives. On labelled data, `batch["labels"]` [B, C] marks the true candidates.
-  `rng` is the random key of this step.
+  is the positive and the others are negatives; `batch["weight"]` [B] is 0 for padding, and for interactions of a user
+  who has every item, whose negatives are any items. On labelled data, `batch["labels"]` [B, C] marks the true
+  candidates. `rng` is the random key of this step.
   """
 
   loss: Callable[[Outputs, Batch, Array], Array]
@@ -270,7 +291,7 @@ class Metric(NamedTuple):
   per_user: bool = True
   higher_is_better: bool = True
   lists: int = 0  # length of the ranked lists that the metric reads; 0: none
-  groups: bool = False  # also computed for groups of held-out items: cold and warm, popular and unpopular
+  groups: bool = False  # also of the held-out items that are cold, warm, popular, unpopular, of known, of unknown users
 
 
 class LabelMetric(NamedTuple):
@@ -283,6 +304,7 @@ class LabelMetric(NamedTuple):
   value: Callable[[np.ndarray, np.ndarray, np.ndarray | None], float | None]
   on: tuple[str, ...] = ("tags", "clicks")
   higher_is_better: bool = True
+  best: float | None = None  # not None: values closer to this one are better, from above and from below
 
 
 class Progress(NamedTuple):
@@ -294,7 +316,7 @@ class Progress(NamedTuple):
   epoch: int  # number of completed epochs
   monitor: str  # the metric that chooses the best epoch
   best_epoch: int
-  best_value: float
+  best_value: float | None  # None: before the first validation
   seconds: float  # training time until now
   line: dict[str, Any]  # the last epoch, as in metrics.jsonl: losses, scalars, seconds, metrics; {} at the start
   params: dict[str, Any]  # {learner: parameters} now; of the best epoch at `end`. Copy them: training reuses the memory
@@ -313,38 +335,61 @@ class Callback(NamedTuple):
 
 
 def option(default: Any, help: str, *, least: float | None = None, above: float | None = None,
-           below: float | None = None, choices: Sequence[str] = (), factory: str = "", lists: str = "") -> Any:
+           most: float | None = None, choices: Sequence[str] = (), factory: str = "", lists: str = "") -> Any:
   """A documented field of a dataclass of options: its default, its help text, and its valid values.
 
-  `least` (inclusive), `above` and `below` (exclusive) are bounds of numbers; `choices` are the valid words.
+  `least` and `most` (inclusive) and `above` (exclusive) are bounds of numbers; `choices` are the valid words.
   `factory` is the folder whose factories the option can name; --help lists the factories of the folder `lists`.
   """
-  bounds = {"least": least, "above": above, "below": below, "choices": tuple(choices), "factory": factory,
+  bounds = {"least": least, "above": above, "most": most, "choices": tuple(choices), "factory": factory,
             "lists": lists or factory}
   return dataclasses.field(default=default, metadata={"help": help, **bounds})
 
 
 def check_options(options: Any) -> None:
-  """Raises InputError for the first field of a dataclass of options that has an invalid value."""
+  """Raises InputError for the first field of a dataclass of options that has an invalid value, or one of another type.
+  """
   for field in dataclasses.fields(options):
+    _check_type(field.name, getattr(options, field.name), str(field.type).split(" | "))
     check_option(field.name, getattr(options, field.name), field.metadata)
 
 
+# {annotation: (types, words)}
+_TYPES = {"bool": ((bool,), "true or false"), "int": ((int,), "an integer"), "float": ((int, float), "a number"),
+          "str": ((str,), "a text"), "os.PathLike": ((os.PathLike,), "a path"), "None": ((type(None),), "None")}
+
+
+def _check_type(name, value, kinds):
+  if not all(kind in _TYPES for kind in kinds):
+    return
+  if not any(isinstance(value, _TYPES[kind][0]) and (kind == "bool" or not isinstance(value, bool)) for kind in kinds):
+    wanted = " or ".join(_TYPES[kind][1] for kind in kinds if kind != "None")
+    raise InputError(f"`{name}`: {wanted} is expected, not {type(value).__name__}")
+
+
 def check_option(name: str, value: Any, bounds: Mapping[str, Any]) -> None:
-  """Raises InputError if a value is not finite, or violates the bounds of `option`."""
-  if isinstance(value, str) and bounds.get("choices") and value not in bounds["choices"]:
-    raise InputError(f"`{name}={value}`: choose from {', '.join(filter(None, bounds['choices']))}")
+  """Raises InputError if a number is not finite, or violates the bounds of `option`, and for a text that is no word of
+  its choices, or cannot be written."""
+  if isinstance(value, str):
+    if bounds.get("choices") and value not in bounds["choices"]:
+      raise InputError(f"`{name}={value}`: choose from {', '.join(filter(None, bounds['choices']))}")
+    if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in value):
+      raise InputError(f"`{name}={value}`: has a NUL, or is not a text in UTF-8")
   if isinstance(value, bool) or not isinstance(value, int | float):
     return
-  least, above, below = (bounds.get(bound) for bound in ("least", "above", "below"))
+  least, above, most = (bounds.get(bound) for bound in ("least", "above", "most"))
   if not abs(value) < float("inf"):
     raise InputError(f"`{name}={value}`: not a finite number")
   if above is not None and not value > above:
     raise InputError(f"`{name}={value}`: must be {f'more than {above}' if above else 'positive'}")
   if least is not None and value < least:
     raise InputError(f"`{name}={value}`: must {f'be at least {least}' if least else 'not be negative'}")
-  if below is not None and not value < below:
-    raise InputError(f"`{name}={value}`: must be less than {below:,}")
+  if most is not None and value > most:
+    raise InputError(f"`{name}={_short(value)}`: must be at most {most:,}")
+
+
+def _short(number) -> str:
+  return f"{number:.6g}" if isinstance(number, float) else str(number) if abs(number) < 10**20 else "a huge number"
 
 
 def parameter_name(path: tuple) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 import runpy
@@ -18,7 +19,8 @@ from typing import Any
 from absl import flags
 
 from kd_jax import __version__, registry
-from kd_jax.base import InputError, check_option
+from kd_jax.base import InputError, check_option, one_line
+from kd_jax.devices import failures, signals
 from kd_jax.devices.options import ProcessOptions
 from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.runs.options import FitOptions, fit_options
@@ -44,7 +46,7 @@ def _kind(field) -> str:
 
 FIT, EVALUATION, PROCESSES = map(flags_of, (FitOptions, EvaluationOptions, ProcessOptions))
 DATA = {name: FIT[name] for name in ("data", "data_dir", "cache_dir")}
-PLACES = {name: FIT[name] for name in ("data_dir", "cache_dir")}
+PLACES = {name: FIT[name] for name in ("data_dir", "cache_dir", "allow_code")}  # of scripts that read runs
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,
            "boolean": flags.DEFINE_boolean}
 
@@ -65,10 +67,12 @@ class Definition:
     for name, (kind, default, text, _) in self.flags.items():
       _DEFINE[kind](name, default, text, flag_values=values)
     try:
+      for word in argv:
+        _check_word(word)
       rest = values(["kd_jax", *argv])[1:]
     except UnicodeDecodeError as error:
       raise InputError(f"`flagfile`: not a text in UTF-8: {error}") from None
-    except (flags.Error, OSError) as error:
+    except (flags.Error, OSError, ValueError, RecursionError) as error:
       raise InputError(" ".join(str(error).split())) from None
     if rest:
       raise InputError(f"stray word {rest[0]!r}: every argument is a flag, --name=value")
@@ -77,6 +81,15 @@ class Definition:
     found = types.SimpleNamespace(**{name: values[name].value for name in self.flags})
     found.given = [name for name in self.flags if values[name].present]
     return found
+
+
+def _check_word(word):
+  """Raises InputError for a word on which the parser of flags would spend minutes."""
+  name, _, value = word.lstrip("-").partition("=")
+  if len(name) > 100 and word.startswith("-"):
+    raise InputError(f"{one_line(word, 40)}: no such flag")
+  if name == "flagfile" and pathlib.Path(value).is_char_device():  # such as /dev/zero, which has no end
+    raise InputError(f"`flagfile={value}`: a device, not a file")
 
 
 def define(*groups: dict[str, Flag], **own: Flag) -> Definition:
@@ -120,31 +133,60 @@ def _signature(package, name, arguments):
 
 
 def run(main: Callable[[types.SimpleNamespace], None], doc: str, definition: Definition) -> None:
-  """Runs a script: parses the flags and calls `main`. An input error prints one line and exits with status 2.
+  """Runs a script: parses the flags and calls `main`. Whatever happens, the script ends with one line at most.
 
-  An error of the operating system on a file is handled in the same way. An interrupt exits with status 130.
+  The exit status is 2 for an input error, an error of the operating system on a file, and too little memory; 128 + the
+  number of the signal for SIGINT and SIGTERM; 1 for anything else, whose traceback is written to a file.
   """
-  program = sys.argv[0].rpartition("/")[2]
-  if any(a in ("--help", "-h", "-help", "--helpfull") for a in sys.argv[1:]):
-    with contextlib.suppress(BrokenPipeError):  # of `--help | head`
-      print(usage(doc, definition), flush=True)
-    return
-  if "--version" in sys.argv[1:]:
-    print(f"kd_jax {__version__}")
-    return
+  program, values, told = sys.argv[0].rpartition("/")[2], types.SimpleNamespace(), ""
   try:
-    main(definition.parse(sys.argv[1:]))
-  except InputError as error:
-    print(f"{program}: {as_flags(str(error))}", file=sys.stderr)
-    sys.exit(2)
-  except OSError as error:
-    if error.strerror is None:  # not an error of the operating system
-      raise
-    print(f"{program}: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-    sys.exit(2)
-  except KeyboardInterrupt:
-    print(f"{program}: interrupted; start the same command again to go on", file=sys.stderr)
-    sys.exit(130)
+    with signals.raised():
+      if told := _told(doc, definition):
+        print(told)
+      else:
+        values = definition.parse(sys.argv[1:])
+        main(values)
+      sys.stdout.flush()
+  except KeyboardInterrupt as error:
+    said, status = signals.said(error)
+    _end(f"{program}: {said}; {_left(values, error)}; start the same command again to go on", status)
+  except Exception as error:
+    if told and isinstance(error, BrokenPipeError):  # of `--help | head`
+      _end("", 0)
+    said, status = failures.said(error, getattr(values, "workdir", None))
+    _end(f"{program}: {as_flags(said)}", status)
+
+
+def _told(doc, definition) -> str:
+  """What is printed instead of running: the help, or the version; "" if neither is asked for."""
+  if any(a in ("--help", "-h", "-help", "--helpfull") for a in sys.argv[1:]):
+    return usage(doc, definition)
+  return f"kd_jax {__version__}" if "--version" in sys.argv[1:] else ""
+
+
+def _end(line, status):
+  with contextlib.suppress(OSError):
+    print(one_line(line), end="\n" if line else "", file=sys.stderr, flush=True)
+  try:
+    sys.stdout.flush()
+  except OSError:  # closed, or on a full disk: what is left would be tried again at exit
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  sys.exit(status)
+
+
+def _left(values, error) -> str:
+  """What an interrupted script has left."""
+  place = pathlib.Path(getattr(values, "workdir", None) or getattr(values, "out", None) or "")
+  if isinstance(error, signals.Agreed):
+    return "what is done is saved"
+  if place == pathlib.Path():
+    return "nothing is half-written"
+  if not place.exists():
+    return f"{place} is not written"
+  if not (place / "flags.txt").is_file():
+    return f"{place} is whole"
+  saved = any((place / "checkpoints").glob("*/manifest.json"))
+  return f"{place} has {'its last checkpoint' if saved else 'no checkpoint yet'}"
 
 
 def require(values: types.SimpleNamespace, *names: str) -> None:

@@ -10,7 +10,7 @@ FLAGS = cli.define(
     cli.PLACES,
     run=flag("string", None, "Run directory to export."),
     out=flag("string", None, "Directory to write."),
-    top_k=flag("integer", 10, "Items per user.", above=0),
+    top_k=flag("integer", 10, "Items per user.", above=0, most=10**6),
     exclude_seen=flag("boolean", True, "Exclude each user's training items."))
 
 
@@ -19,7 +19,7 @@ def main(values):
   from kd_jax.serving import export
 
   for line in export.export_run(values.run, values.out, values.top_k, values.exclude_seen, values.data_dir,
-                                   values.cache_dir):
+                                values.cache_dir, values.allow_code):
     print(line)
 
 

@@ -10,7 +10,7 @@ from kd_jax.cli import flag
 FLAGS = cli.define(
     cli.FIT, cli.PROCESSES,
     seeds=flag("integer", 1, "Number of seeds to train together, from --seed; each has a directory in --workdir.",
-               above=0),
+               above=0, most=1000),
     sweep=flag("string", "", "Train all combinations of values together: FLAG=A|B; FLAG=C|D."))
 
 
@@ -23,11 +23,17 @@ def main(values):
   from kd_jax.devices import processes  # only after the flags are checked: the import takes seconds
   from kd_jax.runs import loop
 
-  with processes.joined(cli.options_of(cli.ProcessOptions, values), cli.as_flags):
+  with processes.joined(cli.options_of(cli.ProcessOptions, values), cli.as_flags, _facts(values)):
     if several:
       _train_all(points)
     else:
       _show(options, loop.train(options))
+
+
+def _facts(values):
+  """The flags that must be equal in processes that train together: all but those that are of one host."""
+  own = ("given", "data_dir", "cache_dir", *cli.PROCESSES)
+  return {name: f"`{name}={'' if value is None else value}`" for name, value in vars(values).items() if name not in own}
 
 
 def _train_all(points):

@@ -55,7 +55,7 @@ def run(jobs: int, function: Callable, calls: dict[Hashable, tuple],
         done.add(key)
         yield key, result
       if asked:
-        raise signals.Agreed
+        raise signals.Agreed(*asked)
 
 
 def _received(pipe, jobs):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import pathlib
 import re
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ import numpy as np
 from kd_jax.base import InputError
 from kd_jax.runs.options import FIELDS, FitOptions, text_of, with_text
 
-_NEVER = ("workdir", "data_dir", "cache_dir", "seed")
+_NEVER = ("workdir", "data_dir", "cache_dir", "allow_code", "seed")
+_MOST = 1000  # runs together
 
 
 def points(options: FitOptions, sweep: str, seeds: int) -> list[tuple[str, list[FitOptions]]]:
@@ -21,7 +23,11 @@ def points(options: FitOptions, sweep: str, seeds: int) -> list[tuple[str, list[
 
   Raises InputError for an unknown flag or an invalid value, before anything is written.
   """
+  if options.seed + seeds > 2**32:
+    raise InputError(f"`seeds={seeds}`: seeds from `seed={options.seed}` on are more than 4,294,967,295, the largest")
   found, swept = [], list(_swept(sweep))
+  if math.prod(map(len, swept)) * seeds > _MOST:
+    raise InputError(f"`sweep={sweep}`: more than {_MOST:,} runs")
   names = [choices[0][0] for choices in swept]
   if len(set(names)) < len(names):
     raise InputError(f"`sweep={sweep}`: a flag is named twice; separate its values by |")

@@ -14,7 +14,7 @@ FLAGS = cli.define(
     before=flag("string", None, "Folder of the first checkout."), after=flag("string", ".", "The second one."),
     workdir=flag("string", None, "Directory of the runs."),
     tables=flag("string", "quickstart,tags_100k", "Tables of configs/tables, with commas."),
-    seeds=flag("integer", 1, "Number of seeds per table.", above=0),
+    seeds=flag("integer", 1, "Number of seeds per table.", above=0, most=1000),
     methods=flag("boolean", True, "Also train one epoch of every method, on MovieLens 100K."))
 
 _NEEDS_LABELS = ("masked_soft_labels",)

@@ -8,6 +8,7 @@ import itertools
 import math
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,13 +17,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from kd_jax import registry
 from kd_jax.base import STUDENT, InputError, Progress
 from kd_jax.callbacks.progress import progress
 from kd_jax.data import store
 from kd_jax.devices import parallel, processes, signals, table_sharding
 from kd_jax.evaluation import model_selection, protocols, streaming
 from kd_jax.evaluation.model_selection import Position
-from kd_jax.runs import epoch, setup
+from kd_jax.runs import agreement, epoch, setup
 from kd_jax.runs.options import FIELDS, FitOptions, fit_options, text_of, texts
 from kd_jax.storage import checkpoint, run_directory, sealed
 from kd_jax.teachers import loading, warm_start
@@ -93,12 +95,11 @@ class Training(NamedTuple):
 def _fit_all(several: Sequence[FitOptions]) -> tuple[dict[int, Fitted | InputError], list[dict[str, Any] | None]]:
   """({index: fitted model or error} of runs trained now, [result.json of already finished runs, else None])."""
   for options in several:
-    if options.workdir is not None:
-      run_directory.check_flags(options.workdir, texts(options), _defaults(), options.epochs,
-                                not setup.has_horizon(options))
+    registry.allow_code(options.allow_code)
+    _check_flags(options)
   found = [setup.finished(options) for options in several]
   waiting = [number for number, result in enumerate(found) if result is None]
-  processes.meet()  # writes nothing before all processes have checked
+  processes.agree(functools.partial(agreement.of_options, several, found))
   made: dict[int, Fitted | InputError] = {}
   if waiting:
     parallel.check_together([several[number].parallel for number in waiting])
@@ -107,8 +108,11 @@ def _fit_all(several: Sequence[FitOptions]) -> tuple[dict[int, Fitted | InputErr
     if len(readies) > 1 and any(ready.run.parts > 1 for ready in readies):
       raise InputError("`data_memory`: the interactions are streamed, by one run at a time: no `seeds`, no `sweep`")
     trained = [None if _in_closed_form(ready) else epoch.drawer(ready) for ready in readies]
+    infos = [_info(ready) for ready in readies]
+    # Nothing is written before all processes have checked.
+    processes.agree(functools.partial(agreement.of_content, [ready.options for ready in readies], infos))
     with contextlib.ExitStack() as locks:
-      infos = [_start(ready, locks) for ready in readies]
+      infos = [_start(ready, info, locks) for ready, info in zip(readies, infos, strict=True)]
       processes.meet()  # all directories exist now
       going = {}
       for number, ready, draw, info in zip(waiting, readies, trained, infos, strict=True):
@@ -119,6 +123,12 @@ def _fit_all(several: Sequence[FitOptions]) -> tuple[dict[int, Fitted | InputErr
       made |= _train(going)
     processes.meet()  # all files are written now
   return made, found
+
+
+def _check_flags(options: FitOptions) -> None:
+  if options.workdir is not None:
+    run_directory.check_flags(options.workdir, texts(options), _defaults(), options.epochs,
+                              not setup.has_horizon(options))
 
 
 @functools.cache
@@ -147,14 +157,14 @@ def _in_closed_form(ready) -> bool:
   return hasattr(dict(ready.run.networks)[STUDENT], "fit")
 
 
-def _start(ready, locks) -> dict[str, Any]:
+def _start(ready, info, locks) -> dict[str, Any]:
   """The content of run.json. Creates and locks the directory, if the run has one."""
   options = ready.options
-  info = _info(ready)
   if options.workdir is None or not processes.is_first():
     return info
   os.makedirs(options.workdir, exist_ok=True)
   locks.enter_context(sealed.lock(options.workdir))
+  _check_flags(options)  # again, since another process may have started a run before this one had the lock
   return run_directory.start(options.workdir, texts(options), info)
 
 
@@ -166,7 +176,7 @@ def _info(ready) -> dict[str, Any]:
       "data_memory": options.data_memory, "synthetic": dataset.synthetic,
       "hashes": dataset.hashes, "num_users": dataset.num_users, "num_items": dataset.num_items,
       "parameters": sum(sizes), "bytes": 4 * sum(sizes), "teacher": [t.provenance for t in ready.teachers],
-      "features": ready.features,
+      "features": ready.features, "left_out": ready.left_out,
       "init_from": [ready.warm_start.provenance] if ready.warm_start else [],
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", **run_directory.versions()}
 
@@ -180,8 +190,16 @@ def _fit(ready, info) -> Fitted:
   position = Position(seconds=time.perf_counter() - start)
   position, _ = model_selection.compare(monitor, position, _validate(ready, layout, {"networks": params}))
   if ready.options.workdir is not None:
-    processes.by_first(checkpoint.save, ready.options.workdir, 0, {}, params, position._asdict())
+    processes.by_first(_checkpoint, ready.options, info, position, {}, params)
   return _finish(ready, info, position, [], params, {})
+
+
+def _checkpoint(options, info, position, state, best, directory=None) -> None:
+  """Saves a checkpoint that carries the run's identity and the hash of its lines of metrics.jsonl."""
+  directory = directory or options.workdir
+  metadata = {"position": position._asdict(), "metrics": run_directory.hash_metrics(directory),
+              "run": run_directory.identity(texts(options), _defaults(), info)}
+  checkpoint.save(directory, position.epoch, state, best, metadata)
 
 
 def _validate(ready, layout, params) -> dict[str, float]:
@@ -197,7 +215,9 @@ def _begin(ready, draw, info) -> Training:
   options, memory = ready.options, kd_targets.initial_memory(ready.run, ready.dataset)
   if options.workdir is not None and checkpoint.latest(options.workdir) is not None:
     _, state, best, saved = checkpoint.restore(options.workdir, *_whole(ready, memory))
-    shapes, position = jax.eval_shape(lambda: epoch.initial_state(ready)), Position(**saved)
+    if saved["run"] != run_directory.identity(texts(options), _defaults(), info):
+      raise InputError(f"{options.workdir}: its checkpoint belongs to another run; choose another directory")
+    shapes, position = jax.eval_shape(lambda: epoch.initial_state(ready)), Position.restored(saved["position"])
     state = table_sharding.resize(state, shapes._replace(memory=memory))
     best = parallel.place(table_sharding.resize(best, shapes.params["networks"]), ready.run)
   else:
@@ -205,10 +225,10 @@ def _begin(ready, draw, info) -> Training:
     if ready.warm_start is not None:
       own = warm_start.start(state.params["networks"][STUDENT], ready.warm_start.found)
       state = state._replace(params=state.params | {"networks": state.params["networks"] | {STUDENT: own}})
-    best, position = jax.tree.map(jnp.copy, state.params["networks"]), Position()
+    best, position, saved = jax.tree.map(jnp.copy, state.params["networks"]), Position(), {}
   history = []
   if options.workdir is not None:
-    processes.by_first(run_directory.truncate_metrics, options.workdir, position.epoch)
+    processes.by_first(_repeat_from, options.workdir, position.epoch, saved)
     log = pathlib.Path(options.workdir) / run_directory.METRICS
     history = run_directory.read_metrics(options.workdir) if position.epoch and log.exists() else []
   monitor = ready.monitor  # sampled ranking takes a third of the time of full ranking
@@ -217,6 +237,13 @@ def _begin(ready, draw, info) -> Training:
   if options.log_test:
     layouts["test"] = layout("test", options.mask_validation, monitor.sampled, only_sampled=monitor.only_sampled)
   return Training(ready, draw, layouts, info, parallel.place(state, ready.run), best, position, history)
+
+
+def _repeat_from(directory, epoch, saved) -> None:
+  """Removes the lines of metrics.jsonl after the checkpoint."""
+  if not epoch and run_directory.epochs_done(directory):
+    print(f"{directory}: was stopped before its first checkpoint; starts again", file=sys.stderr)
+  run_directory.truncate_metrics(directory, epoch, saved.get("metrics", ""))
 
 
 def _whole(ready, memory):
@@ -252,7 +279,7 @@ def _train(trainings: dict[int, Training]) -> dict[int, Fitted | InputError]:
       unsaved = {key for key in unsaved if not (_done(trainings[key]) or _lists_are_due(trainings[key]))}
       trainings = {key: x for key, x in trainings.items() if key not in made}
       if asked and trainings and not unsaved:
-        raise signals.Agreed
+        raise signals.Agreed(*stop)
   return made
 
 
@@ -303,15 +330,16 @@ def _save(training, due):
     processes.by_first(_keep, training, best)
   if _done(training) or due:
     whole = table_sharding.resize((training.state, training.best), _whole(training.ready, training.state.memory))
-    processes.by_first(checkpoint.save, options.workdir, position.epoch, *whole, position._asdict())
+    processes.by_first(_checkpoint, options, training.info, position, *whole)
 
 
 def _keep(training, best):
   """Writes WORKDIR/after/EPOCH, the run directory as if the run had ended at this epoch."""
   position = training.position
   made = run_directory.start_after(training.options.workdir, position.epoch)
-  checkpoint.save(made, position.epoch, {}, best, position._asdict())
+  _checkpoint(training.options, training.info, position, {}, best, made)
   sealed.write_json_atomic(made / run_directory.RESULT, _result(training.ready, position))
+  run_directory.seal(made)
 
 
 def _progress(x, line, ended) -> Progress:
@@ -390,10 +418,11 @@ def _finish_training(x) -> Fitted:
 
 
 def _finish(ready, info, position, history, best, adapters) -> Fitted:
-  """The fitted model. Writes result.json, the last file of a run."""
+  """The fitted model. Writes result.json and the seal, the last files of a run."""
   result, workdir = _result(ready, position), ready.options.workdir
   if workdir is not None:
     processes.by_first(sealed.write_json_atomic, os.path.join(workdir, run_directory.RESULT), result)
+    processes.by_first(run_directory.seal, workdir)
   module = dict(ready.run.networks)[STUDENT]
   if isinstance(module, table_sharding.SplitNetwork):
     module = module.module

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -28,14 +29,15 @@ from kd_jax.base import (
     Metric,
     Objective,
 )
-from kd_jax.data import feature_files, neighbours, store, streams
+from kd_jax.data import feature_files, neighbours, sources, store, streams
 from kd_jax.devices import parallel, table_sharding
 from kd_jax.evaluation import metric_names, model_selection, protocols
 from kd_jax.objectives import _embedding_l2
+from kd_jax.runs import memory
 from kd_jax.runs.options import FitOptions, teachers_of, text_of
 from kd_jax.storage import run_directory
 from kd_jax.teachers import loading, warm_start
-from kd_jax.training import batches, graph, kd_targets, parameters, sequence_batches, step, windows
+from kd_jax.training import batches, graph, kd_targets, left_out, parameters, sequence_batches, step, windows
 
 
 class Setup(NamedTuple):
@@ -56,6 +58,7 @@ class Setup(NamedTuple):
   shapes: graph.TrainState  # shapes of the initial state, with whole tables
   pool: Array | None  # [n] items from which negatives are drawn; None: all
   callbacks: tuple[Callback, ...]
+  left_out: list[str]  # lines that count users, or items, of weight 0, see `left_out`
 
 
 # Cached, so that equal options give the same object, and equal runs compile once.
@@ -150,18 +153,30 @@ def callbacks(options: FitOptions) -> tuple[Callback, ...]:
 
 
 def finished(options: FitOptions) -> dict[str, Any] | None:
-  """`run_directory.finished`. Raises InputError if the run's teacher or `init_from` has changed since."""
+  """The content of result.json if the run has finished. Raises InputError if it is damaged, or if its teacher or
+  `init_from` has changed since."""
   if options.workdir is None:
     return None
-  result = run_directory.finished(options.workdir, options.epochs)
-  if result is not None:
-    if isinstance(options.data, Dataset):
-      stored, hashes = run_directory.read_info(options.workdir)["hashes"], load(options).hashes
-      if any(stored.get(part) != value for part, value in hashes.items() if part in stored):
-        raise InputError(f"`workdir={options.workdir}`: its run used other data; choose another directory")
-    loading.check_unchanged(options.workdir, "teacher", teachers_of(options))
-    loading.check_unchanged(options.workdir, "init_from", [options.init_from] if options.init_from else [])
-  return result
+  run = run_directory.finished(options.workdir, options.epochs)
+  if run is not None:
+    _check_data(options, run.info["hashes"])
+    feature_files.check_unchanged(run.info.get("features", []), options.workdir)
+    loading.check_unchanged(run, options.workdir, "teacher", teachers_of(options))
+    loading.check_unchanged(run, options.workdir, "init_from", [options.init_from] if options.init_from else [])
+  return run and run.result
+
+
+def _check_data(options, before):
+  """Raises InputError if the data has other hashes than `before`. Data that is no longer there is not compared."""
+  try:
+    now = load(options).hashes if isinstance(options.data, Dataset) else data.hashes(
+        options.data, options.data_dir, options.cache_dir)
+  except sources.NoSourceError as error:
+    print(f"{options.workdir}: its data cannot be compared with the data of now: {error}")
+    return
+  if other := sorted(part for part in now.keys() & before.keys() if now[part] != before[part]):
+    raise InputError(f"`data={text_of(options.data)}`: has changed since the finished run in {options.workdir}: other "
+                     f"{', '.join(other)}; choose another `workdir`")
 
 
 def check(options: FitOptions) -> None:
@@ -221,17 +236,19 @@ def prepare(options: FitOptions) -> Setup:
       steps=streams.steps(dataset.stream, options.batch_size) if dataset.stream is not None else None)
   plan, negatives = plan_of(streams.part(dataset, 0) if dataset.stream is not None else dataset), (
       0 if base.all_items else options.negatives)
+  memory.check_batch(options, 1 + negatives)
   example, steps = _example_batch(plan(1), negatives)
   parts = dataset.stream.parts if dataset.stream is not None else 1
   run = graph.Run(tuple(networks.items()), learners, tuple(edges), kds, base, optimizer(options, steps * parts),
                   options.reduction, loss_weight=options.loss_weight, embedding_l2=options.embedding_l2)
-  _check_teachers(run, loaded, dataset)
-  kd_targets.check(run, dataset)
+  pool = _pool(options, dataset, negatives)
+  left = _left_out(run, dataset, loaded, negatives, pool, monitor)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   labels = None if dataset.contexts is None else jnp.asarray(protocols.label_matrix(dataset, "train"))
   given = graph.Given(frozen, jax.tree.map(jnp.asarray, constants), near, labels)
   # Only computes shapes: checks whether the methods fit the networks.
   shapes = jax.eval_shape(lambda given: step.init(jax.random.key(0), run, given, example), given)
+  memory.check_state(options, shapes, None if base.all_items or dataset.contexts is not None else 1 + negatives)
   student = shapes.params["networks"][STUDENT]
   warm_start.check_frozen(patterns(options.freeze), student)
   _check_decayed(patterns(options.decayed), shapes.params)
@@ -243,7 +260,7 @@ def prepare(options: FitOptions) -> Setup:
     run, given = table_sharding.split(run, given, shapes.params["networks"])
   given = given._replace(params=jax.tree.map(jnp.asarray, given.params))
   return Setup(options, run, given, dataset, described, loaded, features, _warm_start(options, student, dataset),
-               plan_of, negatives, example, monitor, shapes, _pool(options, dataset, negatives), callbacks(options))
+               plan_of, negatives, example, monitor, shapes, pool, callbacks(options), left)
 
 
 @functools.cache
@@ -252,7 +269,10 @@ def _of_products(base):
 
 
 def load(options: FitOptions) -> Dataset:
-  """Loads the data of a run. Raises InputError."""
+  """Loads the data of a run; if the source is not there, the prepared copy that the run in `workdir` has seen.
+
+  Raises InputError.
+  """
   if isinstance(options.data, Dataset):
     dataset = options.data
     if dataset.stream is None:  # arrays may have been replaced since the data was loaded
@@ -262,13 +282,22 @@ def load(options: FitOptions) -> Dataset:
                        "'validation', 'test')")
     return dataset
   logged = ("train", "validation", "test") if options.log_test else ("train", "validation")
-  return data.load(options.data, options.data_dir, options.cache_dir, logged, options.data_memory)
+  load_it = functools.partial(data.load, options.data, options.data_dir, options.cache_dir, logged, options.data_memory)
+  try:
+    return load_it()
+  except sources.NoSourceError:
+    if options.workdir is None or not (pathlib.Path(options.workdir) / run_directory.INFO).exists():
+      raise
+    return load_it(expected=run_directory.read_info(options.workdir)["hashes"])
 
 
 def _monitor(options, dataset) -> model_selection.Monitor:
   if options.data_memory and dataset.contexts is not None:
     raise InputError(f"`data_memory={options.data_memory}`: labelled data is not streamed")
   monitor = model_selection.monitor(options.monitor, dataset.kind, further(options.metrics, dataset.kind))
+  metric_names.check_cutoffs("monitor", options.monitor, dataset.kind, dataset.num_items)
+  if isinstance(options.metrics, str):
+    metric_names.check_cutoffs("metrics", options.metrics, dataset.kind, dataset.num_items)
   if not (dataset.stream or len(dataset.validation.users)) and monitor.names != (metric_names.LAST,):
     raise InputError(f"`monitor={monitor}`: the data has no validation split; `monitor={metric_names.LAST}` takes the "
                      "last epoch")
@@ -389,11 +418,27 @@ def _learners(options, dataset) -> tuple[dict, list]:
   return networks, [(STUDENT, PEER), (PEER, STUDENT)]
 
 
-def _check_teachers(run, loaded, dataset):
-  """Raises InputError if the methods need more than the stored lists contain, or a live teacher."""
+def _left_out(run, dataset, loaded, negatives, pool, monitor) -> list[str]:
+  """A line for everything that leaves out users, or items; prints them. Raises InputError if it leaves out all."""
+  lines = [*_check_teachers(run, loaded, dataset), *kd_targets.check(run, dataset)]
+  closed_form = hasattr(dict(run.networks)[STUDENT], "fit")
+  if negatives and run.loss_weight and dataset.contexts is None and not closed_form:
+    lines.append(left_out.by_base_loss(dataset, pool))
+  lines.append(protocols.short_of_unknown(dataset, "validation", monitor.sampled))
+  lines = [line for line in lines if line is not None]
+  for line in lines:
+    print(line)
+  return lines
+
+
+def _check_teachers(run, loaded, dataset) -> list[str]:
+  """A line for every method that leaves out users whose stored list is too short.
+
+  Raises InputError if the methods need more than the stored lists contain, or a live teacher.
+  """
   stored = [t for t in loaded if t.stored is not None]
   if not stored:
-    return
+    return []
   if len(loaded) > 1:
     raise InputError("`teacher`: soft labels of one teacher can be used, or several run directories")
   for _, kd in run.kds:
@@ -410,20 +455,23 @@ def _check_teachers(run, loaded, dataset):
                        f"`exclude_seen={kd.lists.exclude_seen}`")
     if kd.teacher_scores and not stored[0].scored:
       raise InputError("`kd`: the method needs the teacher's scores, its file has lists without confidences")
-    _check_lengths(stored[0].stored, kd.lists, dataset)
+  lines = (_check_lengths(stored[0].stored, kd.lists, dataset) for _, kd in run.kds)
+  return [line for line in dict.fromkeys(lines) if line is not None]
 
 
-def _check_lengths(stored, lists, dataset):
+def _check_lengths(stored, lists, dataset) -> str | None:
   """Users with a too short stored list are not distilled. Raises InputError if this is true for all users."""
   enough = kd_targets.stored_lists(stored, dataset, lists)[1]
   what = f"lists of {lists.teacher} items{' that are not in training' if lists.exclude_seen else ''}"
   if not enough.any():
     raise InputError(f"`teacher`: `kd` asks for {what}; no user has one. Fewer in `kd`, or longer lists, may help")
-  if not enough.all():
-    print(f"teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are not distilled")
+  return None if enough.all() else (f"teacher: {enough.sum():,} of {len(enough):,} users have {what}; the others are "
+                                    "not distilled")
 
 
 def _pool(options, dataset, negatives) -> Array | None:
+  if negatives > dataset.num_items:
+    raise InputError(f"`negatives={negatives}`: the data has {dataset.num_items} items")
   if options.negatives_from == "all":
     return None
   if dataset.contexts is not None or not negatives:

@@ -14,7 +14,8 @@ import pathlib
 import re
 import shutil
 import sys
-from typing import Any
+import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -24,7 +25,16 @@ from kd_jax.base import InputError
 from kd_jax.storage import sealed
 
 KIND = "checkpoint"
+_MANIFEST = "manifest.json"
+_OTHER_WRITES = 1.0  # seconds after a failed write in which the writes of other threads end
 _OURS = re.compile(r"\d{6,}|\.\d{6,}\.(tmp|old)")
+
+
+class Pin(NamedTuple):
+  """What identifies a checkpoint of a run."""
+
+  epoch: int
+  sha256: str  # of its manifest
 
 
 def save(run_dir: str | os.PathLike, epoch: int, state: Any, best: Any, metadata: dict[str, Any]) -> None:
@@ -36,7 +46,7 @@ def save(run_dir: str | os.PathLike, epoch: int, state: Any, best: Any, metadata
   """
   root = _root(run_dir)
   target = root / f"{epoch:06d}"
-  if target.is_dir() and not (target / "manifest.json").exists():  # a kill interrupted its removal
+  if target.is_dir() and not (target / _MANIFEST).exists():  # damaged: `restore` has reported it
     shutil.rmtree(target, ignore_errors=True)
   trees = {"state": _to_numpy(state), "best": _to_numpy(best)}
   leaves = {name: _describe(tree) for name, tree in trees.items()}
@@ -50,14 +60,8 @@ def save(run_dir: str | os.PathLike, epoch: int, state: Any, best: Any, metadata
 
 
 def latest(run_dir: str | os.PathLike) -> int | None:
-  """The highest epoch with a complete manifest, or None. Does not verify the files; restoring does."""
-  for epoch in _epochs(run_dir):
-    try:
-      sealed.manifest(_root(run_dir) / f"{epoch:06d}", KIND)
-      return epoch
-    except InputError:
-      continue
-  return None
+  """The highest epoch of a checkpoint, or None if there is none. A damaged one counts; `restore` reports it."""
+  return next(iter(_epochs(run_dir)), None)
 
 
 def restore(
@@ -93,20 +97,21 @@ def restore_best(run_dir: str | os.PathLike, template: Any = None) -> tuple[Any,
   return _place(_load_tree(directory / "best", _empty(template)), template), content["metadata"]
 
 
-def restore_state(run_dir: str | os.PathLike) -> Any:
-  """What resuming needs, as nested dicts of numpy arrays, of the newest checkpoint that verifies; {} without any."""
-  return _load_tree(_newest(run_dir)[0] / "state")
+def restore_pinned(run_dir: str | os.PathLike, pin: Pin, name: str = "best") -> Any:
+  """The tree `best` or `state` of exactly this checkpoint, as nested dicts of numpy arrays ({} if there are none).
+
+  Raises InputError if it is damaged, or is replaced by another one while it is read.
+  """
+  directory, _ = _of(run_dir, pin.epoch)
+  found = _load_tree(directory / name)
+  if sealed.hash_file(directory / _MANIFEST) != pin.sha256:
+    raise InputError(f"{directory}: not the checkpoint with which the run finished")
+  return found
 
 
 def newest_manifest(run_dir: str | os.PathLike) -> pathlib.Path:
   """The path of the newest checkpoint's manifest, whose sha256 identifies its content. Raises as `restore`."""
-  return _newest(run_dir)[0] / "manifest.json"
-
-
-def latest_manifest(run_dir: str | os.PathLike) -> pathlib.Path | None:
-  """The path of the manifest of `latest`, or None. The files are not verified against it."""
-  epoch = latest(run_dir)
-  return None if epoch is None else _root(run_dir) / f"{epoch:06d}" / "manifest.json"
+  return _newest(run_dir)[0] / _MANIFEST
 
 
 def _root(run_dir) -> pathlib.Path:
@@ -114,23 +119,31 @@ def _root(run_dir) -> pathlib.Path:
 
 
 def _epochs(run_dir) -> list[int]:
-  found = sealed.names(_root(run_dir))
+  root = _root(run_dir)
+  sealed.names(root)  # if a replacement was killed, restores the old checkpoint
+  found = [path.name for path in root.iterdir()] if root.is_dir() else []
   return sorted((int(name) for name in found if re.fullmatch(r"\d{6,}", name)), reverse=True)
+
+
+def _of(run_dir, epoch):
+  directory = _root(run_dir) / f"{epoch:06d}"
+  return directory, sealed.read(directory, KIND)
 
 
 def _newest(run_dir):
   damage = None
   for epoch in _epochs(run_dir):
-    directory = _root(run_dir) / f"{epoch:06d}"
     try:
-      content = sealed.read(directory, KIND)
+      directory, content = _of(run_dir, epoch)
     except InputError as error:
       damage = damage or error
       continue
     if damage:
       print(f"{damage}: damaged, using the older checkpoint of epoch {epoch}", file=sys.stderr)
     return directory, content
-  raise InputError(f"{damage}: damaged, and there is no older one" if damage else f"{run_dir}: no checkpoint")
+  if damage is None:
+    raise InputError(f"{run_dir}: no checkpoint")
+  raise InputError(f"{damage}: damaged, and there is no older one; remove {_root(run_dir)} to train from the start")
 
 
 def _describe(tree) -> list[list[Any]]:
@@ -206,13 +219,21 @@ def _alone():
 
 @contextlib.contextmanager
 def _quiet():
-  """Disables logging: orbax logs errors of its threads as pages of traceback, and raises them as well."""
+  """Hides what orbax and its threads print about an error as pages of traceback; orbax raises it as well."""
   logger = logging.getLogger("absl")
-  before, logger.disabled = logger.disabled, True
+  before, hook = logger.disabled, sys.unraisablehook
+  logger.disabled, sys.unraisablehook = True, _ignore
   try:
     yield
+  except Exception:
+    time.sleep(_OTHER_WRITES)
+    raise
   finally:
-    logger.disabled = before
+    logger.disabled, sys.unraisablehook = before, hook
+
+
+def _ignore(*_):
+  pass
 
 
 def _line(error):
@@ -220,5 +241,9 @@ def _line(error):
 
 
 def _remove(directory):
-  (directory / "manifest.json").unlink(missing_ok=True)  # first, so that a kill leaves no checkpoint
+  hidden = directory.with_name(f".{directory.name}.tmp")  # renamed first, so that a kill leaves no part of it visible
+  if not directory.name.startswith("."):
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.rename(directory, hidden)
+    directory = hidden
   shutil.rmtree(directory, ignore_errors=True)

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -112,6 +113,16 @@ def names(parent: str | os.PathLike) -> list[str]:
     return sorted(p.parent.name for p in root.glob(f"*/{_MANIFEST}") if not p.parent.name.startswith("."))
 
 
+def recover(directory: str | os.PathLike) -> None:
+  """If the replacement of an artifact was killed between its two renames, restores the old one.
+
+  Call it before asking whether an artifact exists; reading one does this. Raises InputError if its writer is alive.
+  """
+  target = _absolute(directory)
+  with _reporting(target):
+    _recover(target)
+
+
 @contextlib.contextmanager
 def lock(directory: str | os.PathLike) -> Iterator[None]:
   """Holds `directory/.lock`, which ends with the process. If it is held, raises InputError with the holder's pid."""
@@ -131,13 +142,32 @@ def lock(directory: str | os.PathLike) -> Iterator[None]:
 
 
 def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
-  """Writes `value` as JSON. A kill leaves either the old or the new file. Raises InputError with the path."""
+  """Writes `value` as JSON, as `write_atomic` does."""
+  write_atomic(path, to_json(value))
+
+
+def to_json(value: Any, indent: int | None = 1) -> bytes:
+  """`value` as a line of JSON, or as indented lines, with null for NaN and infinity, which JSON does not have."""
+  return json.dumps(finite(value), indent=indent, allow_nan=False).encode() + b"\n"
+
+
+def finite(value: Any) -> Any:
+  """`value` as it is read back from JSON: None for NaN and infinity, lists for tuples."""
+  if isinstance(value, dict):
+    return {key: finite(x) for key, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [finite(x) for x in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_atomic(path: str | os.PathLike, content: bytes) -> None:
+  """Writes a file. A kill leaves either the old or the new file. Raises InputError with the path."""
   path = _absolute(path)
   temporary = _hidden(path, "tmp")
   with _reporting(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-      _write_synced(temporary, json.dumps(value, indent=1).encode() + b"\n")
+      _write_synced(temporary, content)
       os.replace(temporary, path)
     finally:
       temporary.unlink(missing_ok=True)
@@ -213,7 +243,7 @@ def _swap(temporary, target):
 def _write_manifest(root, kind, metadata):
   files = {path: _entry(root / path) for path in sorted(_files(root))}
   content = {"kind": kind, "version": VERSION, "metadata": metadata, "files": files}
-  _write_synced(root / _MANIFEST, json.dumps(content, indent=1).encode() + b"\n")
+  _write_synced(root / _MANIFEST, to_json(content))
   _write_synced(root / _SEAL, _seal(root / _MANIFEST))
   _sync(root)
 

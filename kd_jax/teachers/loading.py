@@ -43,16 +43,15 @@ def load(source: str | os.PathLike | Fitted | Teacher, dataset: Dataset, unknown
     return source
   if isinstance(source, Fitted):
     _check_data(source.workdir or "the fitted teacher", source.info, dataset)
-    pin = {"checkpoint": sealed.hash_file(checkpoint.newest_manifest(source.workdir))} if source.workdir else {
-        "parameters": hash_parameters(source.params)}
     return Teacher(source.module, source.params, source.constants, None, None,
-                   {"model": source.info["model"], "epoch": source.result["best_epoch"], **pin})
+                   {"model": source.info["model"], "epoch": source.result["best_epoch"], **_pin_of(source)})
   path = os.fspath(source)
   if path.startswith(run_directory.FILE):
     return _from_file(path.removeprefix(run_directory.FILE), dataset, unknown_ids)
   directory = pathlib.Path(path)
-  if (directory / run_directory.FLAGS).is_file():
+  if _is_run(directory):
     return _from_run(directory, dataset)
+  sealed.recover(directory)
   if (directory / "manifest.json").is_file():
     labels = soft_labels.read(directory, dataset)
     sha256 = sealed.hash_file(directory / "manifest.json")
@@ -61,6 +60,19 @@ def load(source: str | os.PathLike | Fitted | Teacher, dataset: Dataset, unknown
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
   raise InputError(f"`teacher={path}`: {what}; train one with scripts/train.py, write "
                    "labels with scripts/soft_labels.py, or name a file of your own, file:PATH")
+
+
+def _is_run(directory) -> bool:
+  return any((directory / name).is_file() for name in (run_directory.FLAGS, run_directory.SEAL))
+
+
+def _pin_of(fitted: Fitted) -> dict[str, str]:
+  """What identifies a fitted model: its checkpoint, or its parameters if it is not what its run directory holds."""
+  if fitted.workdir is not None:
+    run = run_directory.read_finished(fitted.workdir)
+    if sealed.to_json(run.result) == sealed.to_json(fitted.result):
+      return {"checkpoint": run.pin.sha256}
+  return {"parameters": hash_parameters(fitted.params)}
 
 
 def hash_parameters(params: dict) -> str:
@@ -72,29 +84,31 @@ def hash_parameters(params: dict) -> str:
   return digest.hexdigest()
 
 
-def check_unchanged(run: str, argument: str, paths: list[Any]) -> None:
-  """Raises InputError if the `teacher` or `init_from` of a finished run has changed since the run.
+def check_unchanged(run: run_directory.Finished, where: str | os.PathLike, argument: str, sources: list[Any]) -> None:
+  """Raises InputError if the `teacher` or `init_from` of the finished run in `where` has changed since the run.
 
   Paths that no longer exist are not checked.
   """
-  for path, before in zip(paths, run_directory.read_info(run).get(argument, []), strict=False):
-    if isinstance(path, Fitted) and not path.workdir and hash_parameters(path.params) not in before.values():
-      raise InputError(f"`{argument}`: not what the finished run in {run} learned from; choose another `workdir`")
-    path = (path.workdir or None) if isinstance(path, Fitted) else path
-    pin = _pin(os.fspath(path)) if isinstance(path, str | os.PathLike) else None
-    if pin is not None and pin.is_file() and sealed.hash_file(pin) not in before.values():
-      raise InputError(f"`{argument}={path}`: not what the finished run in {run} learned from; choose another "
-                       "`workdir`, or remove that run")
+  for source, before in zip(sources, run.info.get(argument, []), strict=False):
+    pins = _pin_of(source) if isinstance(source, Fitted) else _pin(source)
+    if pins and not set(pins.values()) & set(map(str, before.values())):
+      named = f"{argument}={os.fspath(source)}" if isinstance(source, str | os.PathLike) else argument
+      raise InputError(f"`{named}`: not what the finished run in {where} learned from; choose another `workdir`, or "
+                       "remove that run")
 
 
-def _pin(path) -> pathlib.Path | None:
-  """The file at `path` whose sha256 is in the provenance of the teacher."""
-  if path.startswith(run_directory.FILE):
-    return pathlib.Path(path.removeprefix(run_directory.FILE))
+def _pin(source) -> dict[str, str]:
+  """The sha256 that the provenance of the teacher at this path has; {} if there is nothing at the path."""
+  if not isinstance(source, str | os.PathLike):
+    return {}
+  path = os.fspath(source)
   directory = pathlib.Path(path)
-  if (directory / run_directory.FLAGS).is_file():
-    return checkpoint.latest_manifest(directory)
-  return directory / "manifest.json"
+  if _is_run(directory):
+    return {"checkpoint": run_directory.read_finished(directory).pin.sha256}
+  sealed.recover(directory)
+  file = pathlib.Path(path.removeprefix(run_directory.FILE)) if path.startswith(run_directory.FILE) else (
+      directory / "manifest.json")
+  return {"file": sealed.hash_file(file)} if file.is_file() else {}
 
 
 def _from_file(path, dataset, unknown_ids) -> Teacher:
@@ -123,6 +137,7 @@ class _Model(NamedTuple):
   params: dict
   constants: dict
   provenance: dict[str, Any]
+  run: run_directory.Finished
 
 
 def _from_run(directory, dataset) -> Teacher:
@@ -131,15 +146,15 @@ def _from_run(directory, dataset) -> Teacher:
 
 
 def _model(directory, dataset, module=None) -> _Model:
-  info = run_directory.read_info(directory)
+  run = run_directory.read_finished(directory)
+  info = run.info
   _check_data(directory, info, dataset)
-  best, metadata = checkpoint.restore_best(directory)
+  best = checkpoint.restore_pinned(directory, run.pin)
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(best)):
     raise InputError(f"{directory}: parameters of its best epoch are not finite")
-  pin = {"model": info["model"], "epoch": metadata["best_epoch"],
-         "checkpoint": sealed.hash_file(checkpoint.newest_manifest(directory))}
+  pin = {"model": info["model"], "epoch": run.result["best_epoch"], "checkpoint": run.pin.sha256}
   if module is not None:
-    return _Model(module, best[STUDENT], constants(module, dataset), pin)
+    return _Model(module, best[STUDENT], constants(module, dataset), pin, run)
   if info["model"].startswith("<"):
     raise InputError(f"{directory}: its model was an object, {info['model']}, which no file can name; give what fit "
                      "returned")
@@ -148,18 +163,17 @@ def _model(directory, dataset, module=None) -> _Model:
       raise InputError(f"{directory}: saw other {part} than {dataset.name} has; give `data={info['data']}`")
   dataset = feature_files.reattach(dataset, info.get("features", []), directory)
   module = build_model(info["model"], dataset)
-  return _Model(module, best[STUDENT], constants(module, dataset), pin)
+  return _Model(module, best[STUDENT], constants(module, dataset), pin, run)
 
 
 def open_run(directory: str | os.PathLike, dataset: Dataset, module: nn.Module | None = None) -> Fitted:
   """Loads a finished run, as `fit` returned it; `module` is its model if that was an object. Raises InputError."""
   model = _model(pathlib.Path(directory), dataset, module)
-  state, info = checkpoint.restore_state(directory), run_directory.read_info(directory)
-  dataset = feature_files.reattach(dataset, info.get("features", []), directory)
-  history = run_directory.read_metrics(directory) if (pathlib.Path(directory) / run_directory.METRICS).exists() else []
+  run = model.run
+  state = checkpoint.restore_pinned(directory, run.pin, "state")
+  dataset = feature_files.reattach(dataset, run.info.get("features", []), directory)
   return Fitted(model.module, model.params, state.get("params", {}).get("adapters", {}), model.constants, dataset,
-                history, run_directory.read_json(pathlib.Path(directory) / run_directory.RESULT),
-                info, os.fspath(directory))
+                run.history, run.result, run.info, os.fspath(directory))
 
 
 def network(run: str | os.PathLike | Fitted, dataset: Dataset) -> tuple[nn.Module, dict]:
@@ -168,10 +182,8 @@ def network(run: str | os.PathLike | Fitted, dataset: Dataset) -> tuple[nn.Modul
     _check_data(run.workdir or "the fitted run", run.info, dataset)
     described = dataset._replace(user_features=run.dataset.user_features, item_features=run.dataset.item_features)
     module, params, own = run.module, run.params, constants(run.module, described)
-  elif not (pathlib.Path(run) / run_directory.FLAGS).is_file():
-    raise InputError(f"{run}: no run directory ({run_directory.FLAGS} is missing)")
   else:
-    module, params, own, _ = _model(pathlib.Path(run), dataset)
+    module, params, own, *_ = _model(pathlib.Path(run), dataset)
   return module, jax.tree.map(jnp.asarray, {"params": params, "constants": own})
 
 

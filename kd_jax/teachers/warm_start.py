@@ -7,7 +7,6 @@ and items may differ and have another order. All other parameters must have the 
 from __future__ import annotations
 
 import fnmatch
-import pathlib
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ import numpy as np
 
 from kd_jax import data
 from kd_jax.base import STUDENT, Dataset, InputError, parameter_name
-from kd_jax.storage import checkpoint, run_directory, sealed
+from kd_jax.storage import checkpoint, run_directory
 
 
 class Found(NamedTuple):
@@ -38,13 +37,11 @@ def load(directory: str, shapes: Any, dataset: Dataset, data_dir: str | None, ca
 
   Raises InputError if there is no run, no parameter fits, or the run's data, whose ids are needed, is not available.
   """
-  if not (pathlib.Path(directory) / run_directory.FLAGS).is_file():
-    raise InputError(f"`init_from={directory}`: no run directory ({run_directory.FLAGS} is missing)")
-  info = run_directory.read_info(directory)
-  there = named(checkpoint.restore_best(directory)[0][STUDENT])
+  run = run_directory.read_finished(directory)
+  info, there = run.info, named(checkpoint.restore_pinned(directory, run.pin)[STUDENT])
   if not all(np.isfinite(x).all() for x in there.values()):
     raise InputError(f"`init_from={directory}`: parameters of its best epoch are not finite")
-  sides = _sides(directory, info, dataset, data_dir, cache_dir)
+  sides = _sides(info, dataset, data_dir, cache_dir)
   found, report = {}, {}
   for name, here in named(shapes).items():
     match, report[name] = _match(name, here.shape, there.get(name), sides)
@@ -54,7 +51,7 @@ def load(directory: str, shapes: Any, dataset: Dataset, data_dir: str | None, ca
     reasons = "; ".join(f"{name} {what}" for name, what in report.items())
     raise InputError(f"`init_from={directory}`: nothing of {info['model']} fits: {reasons}")
   return WarmStart(found, report, {"model": info["model"], "data": info["data"], "found": report,
-                                   "checkpoint": sealed.hash_file(checkpoint.newest_manifest(directory))})
+                                   "checkpoint": run.pin.sha256})
 
 
 def check_frozen(patterns: tuple[str, ...], shapes: Any) -> None:
@@ -96,15 +93,13 @@ class _Side(NamedTuple):
   there: np.ndarray
 
 
-def _sides(directory, info, dataset, data_dir, cache_dir) -> list[_Side]:
+def _sides(info, dataset, data_dir, cache_dir) -> list[_Side]:
   """The ids of users and items. Loads the other data set only if its ids differ."""
   ids = {"user": dataset.user_ids, "item": dataset.item_ids}
   if all(info["hashes"][f"{side}_ids"] == dataset.hashes[f"{side}_ids"] for side in ids):
     return [_Side(side, x, x) for side, x in ids.items()]
-  other = data.load(info["data"], data_dir, cache_dir, splits=())
-  for part in ("user_ids", "item_ids"):
-    if other.hashes[part] != info["hashes"][part]:
-      raise InputError(f"`init_from={directory}`: its data has changed since ({part})")
+  expected = {f"{side}_ids": info["hashes"][f"{side}_ids"] for side in ids}
+  other = data.load(info["data"], data_dir, cache_dir, splits=(), expected=expected)
   return [_Side(side, x, getattr(other, f"{side}_ids")) for side, x in ids.items()]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kd_jax import data
 from kd_jax.base import InputError
-from kd_jax.evaluation import protocols, run_report
+from kd_jax.evaluation import protocols, run_report, sealed_report
 from kd_jax.metrics import significance
 from kd_jax.runs import loop
 from kd_jax.serving import export
@@ -52,7 +52,7 @@ def test_from_flags_to_test_metrics_and_an_export(train, teacher, tmp_path):
   found = run_report.evaluate_run(str(student), teacher=str(teacher), student=str(plain))
   assert found["synthetic"] and found["parameters"] * 4 == run_directory.read_info(teacher)["parameters"]
   run_report.evaluate_run(str(plain))
-  own, other = (run_report.user_values(run, "test", ["ndcg@20"])[1]["ndcg@20"] for run in (student, plain))
+  own, other = (sealed_report.read(run, "test").values["ndcg@20"] for run in (student, plain))
   again = run_report.evaluate_run(str(student), others=[str(plain), str(student)])["differences"]
   assert again[str(plain)]["ndcg@20"] == significance.compare(own, other)
   assert again[str(student)]["ndcg@20"]["difference"] == 0 and again[str(plain)].keys() <= found["metrics"].keys()
@@ -92,25 +92,14 @@ def test_what_a_run_was_after_some_epochs_is_the_run_that_ended_there(train, tea
   run, short = train("run", "--epochs=5", "--keep_every=2", RRD, teach), train("short", "--epochs=2", RRD, teach)
   assert sorted(path.name for path in (run / "after").iterdir()) == ["2", "4"]
   kept = run_directory.after(run, 2)
-  (saved, position), (expected, wanted) = (checkpoint.restore_best(x) for x in (kept, short))
+  (saved, about), (expected, wanted) = (checkpoint.restore_best(x) for x in (kept, short))
   assert all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (saved, expected)), strict=True))
-  assert position | {"seconds": 0} == wanted | {"seconds": 0}
+  assert about["position"] | {"seconds": 0} == wanted["position"] | {"seconds": 0}
   assert run_report.evaluate_run(str(kept))["metrics"] == run_report.evaluate_run(str(short))["metrics"]
   assert "--epochs=2\n" in (kept / run_directory.FLAGS).read_text()
   taught = train("taught", f"--teacher={kept}", RRD)
   best = run_directory.read_json(kept / run_directory.RESULT)["best_epoch"]
   assert run_directory.read_info(taught)["teacher"][0]["epoch"] == best
-
-
-@pytest.mark.parametrize(("name", "content", "said"), [
-    (run_directory.INFO, "{}", "run.json: damaged: it has no data, devices"),
-    (run_directory.RESULT, "[]", "result.json: damaged: it"), (run_directory.INFO, '{"model"', "run.json: damaged: "),
-    (run_directory.METRICS, '{"epoch": 1', "metrics.jsonl: damaged: ")])
-def test_damaged_files_of_a_run_are_named(teacher, tmp_path, name, content, said):
-  run = shutil.copytree(teacher, tmp_path / "run")
-  (run / name).write_text(content)
-  with pytest.raises(InputError, match=said):
-    run_report.evaluate_run(str(run))
 
 
 def test_what_is_kept_has_a_best_epoch(train, tmp_path):
@@ -232,7 +221,7 @@ def test_closed_forms_are_runs_too(train):
 
 def test_a_loss_that_explodes_ends_the_run_and_keeps_the_last_checkpoint(train, tmp_path):
   with pytest.raises(ValueError, match="not finite"):
-    train("run", "--optimizer=sgd", "--learning_rate=1e30")
+    train("run", "--optimizer=sgd", "--learning_rate=1e6")
   assert not (tmp_path / "run" / run_directory.RESULT).exists()
 
 

@@ -166,7 +166,7 @@ def test_runs_at_once_are_refused(flags, tmp_path):
 
 def test_a_damaged_stream_is_refused(both, tmp_path):
   folder = tmp_path / "train"
-  streams.write(folder, lambda: iter([{"users": np.array([1, 0, 1]), "items": np.array([2, 3, 4])}]), 2)
+  streams.write(folder, lambda: iter([{"users": np.array([1, 0, 1]), "items": np.array([2, 3, 4])}]), 2, "")
   stream = streams.read({"train": folder}, 2.0 * streams.BYTES)
   assert stream.starts["train"].tolist() == [0, 1, 3] and stream.parts == 2
   (folder / "items.int32").write_bytes(b"\0" * 12)

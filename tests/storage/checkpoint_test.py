@@ -205,7 +205,9 @@ def test_no_checkpoint_and_half_deleted_ones(tmp_path):
     (tmp_path / "checkpoints" / name).mkdir(parents=True)
   (tmp_path / "checkpoints" / "000004" / "rest").write_text("x")
   (tmp_path / "checkpoints" / "notes.txt").write_text("x")
-  assert checkpoint.latest(tmp_path) is None
+  assert checkpoint.latest(tmp_path) == 9  # what is damaged is not absent
+  with pytest.raises(InputError, match=r"000009: no checkpoint here.*there is no older one; remove .*checkpoints"):
+    checkpoint.restore(tmp_path, state, best)
   checkpoint.save(tmp_path, 4, state, best, {})
   assert sorted(os.listdir(tmp_path / "checkpoints")) == ["000004", "notes.txt"]
   assert checkpoint.restore(tmp_path, state, best)[0] == 4

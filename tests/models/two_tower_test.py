@@ -110,7 +110,7 @@ def test_ids_are_left_out_in_training_alone_and_only_where_there_is_content(data
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    ("fusion='sum'", "choose from gate, attention"), ("id_dropout=1.0", "less than 1"),
+    ("fusion='sum'", "choose from gate, attention"), ("id_dropout=1.0", r"is not in \[0, 1\)"),
     ("hidden=(0,)", "hidden=")])
 def test_wrong_arguments(data, arguments, message):
   with pytest.raises(InputError, match=message):

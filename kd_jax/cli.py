@@ -62,7 +62,7 @@ class Definition:
 
   def parse(self, argv: Sequence[str]) -> types.SimpleNamespace:
     """The values of all flags; `given` lists the flags that `argv` sets. Raises InputError with one line."""
-    values = flags.FlagValues()
+    values = _FlagValues()
     flags.DEFINE_string("flagfile", "", "Read flags from this file; later flags win.", flag_values=values)
     for name, (kind, default, text, _) in self.flags.items():
       _DEFINE[kind](name, default, text, flag_values=values)
@@ -83,13 +83,22 @@ class Definition:
     return found
 
 
+class _FlagValues(flags.FlagValues):
+  """Flags that may be in files, but not in devices, such as /dev/zero, which have no end."""
+
+  def _get_flag_file_lines(self, filename, parsed_file_stack=None):
+    if pathlib.Path(filename).is_char_device():
+      raise InputError(f"`flagfile={filename}`: a device, not a file")
+    return super()._get_flag_file_lines(filename, parsed_file_stack)
+
+
 def _check_word(word):
   """Raises InputError for a word on which the parser of flags would spend minutes."""
-  name, _, value = word.lstrip("-").partition("=")
+  if "\0" in word:
+    raise InputError(f"{one_line(word, 40)}: holds a NUL byte")
+  name = word.lstrip("-").partition("=")[0]
   if len(name) > 100 and word.startswith("-"):
     raise InputError(f"{one_line(word, 40)}: no such flag")
-  if name == "flagfile" and pathlib.Path(value).is_char_device():  # such as /dev/zero, which has no end
-    raise InputError(f"`flagfile={value}`: a device, not a file")
 
 
 def define(*groups: dict[str, Flag], **own: Flag) -> Definition:

@@ -404,3 +404,11 @@ def test_the_memory_of_a_container_is_what_there_is(tmp_path, monkeypatch):
   for text, expected in (("max\n", whole), ("1000\n", 1000), (f"{10 * whole}\n", whole)):
     (tmp_path / "memory.max").write_text(text)
     assert memory._available() == expected
+
+
+@pytest.mark.short
+@pytest.mark.parametrize(("message", "line"), [
+    ("a\nb\tc", "a b c"), ("\x1b[31mred\0", "\\x1b[31mred\\x00"), ("\udcff", "\\udcff"), ("é ü", "é ü"), (3, "3"),
+    ("a" * 5000 + "b" * 5000, "a" * 1000 + " ... " + "b" * 1000)])
+def test_a_message_is_one_printable_line(message, line):
+  assert str(InputError(message)) == line

@@ -210,6 +210,7 @@ def test_metrics_of_ones_own_on_test_and_on_streamed_data(folder, small, script,
   from kd_jax.evaluation import run_report
   from kd_jax.evaluation.options import EvaluationOptions
   from kd_jax.runs import loop
+  from kd_jax.storage import run_directory
 
   options = EvaluationOptions(metrics="my_metrics.coverage@10")
   values = {}
@@ -223,6 +224,7 @@ def test_metrics_of_ones_own_on_test_and_on_streamed_data(folder, small, script,
   shutil.rmtree(folder / "streamed" / "checkpoints")
   shutil.copytree(folder / "whole" / "checkpoints", folder / "streamed" / "checkpoints")
   for name in ("whole", "streamed"):
+    run_directory.seal(folder / name)
     values[name] = run_report.evaluate_run(str(folder / name), options=options)["metrics"]
   assert values["whole"]["my_metrics.coverage@10"] == values["streamed"]["my_metrics.coverage@10"] > 0
   assert values["whole"]["ndcg@10"] == pytest.approx(values["streamed"]["ndcg@10"], rel=1e-12)

@@ -44,11 +44,12 @@ def read(run: str | os.PathLike, split: str) -> Stored | None:
     metadata = sealed.read(folder, _KIND)
     with np.load(folder / _FILE, allow_pickle=False) as file:
       values = {name: file[name] for name in file.files}
+    user_ids = values.pop("user_ids")
   except InputError as error:
     raise InputError(f"{error}; remove {folder} and evaluate again") from None
   except sealed.NOT_ARRAYS as error:
     raise InputError(f"{folder / _FILE}: {error}; remove {folder} and evaluate again") from None
-  return Stored(metadata.get("report", {}), values.pop("user_ids"), values)
+  return Stored(metadata.get("report", {}), user_ids, values)
 
 
 def identity(seal: str | None, options: EvaluationOptions) -> dict[str, Any]:

@@ -78,11 +78,11 @@ def load(directory: str | os.PathLike) -> tuple[Callable[..., Any], dict[str, An
     with np.load(path + _GOLDEN, allow_pickle=False) as file:
       golden = {name: file[name] for name in ("users", "items", "scores")}
     top_k, version = int(metadata["top_k"]), str(metadata["jax"])
+    index = {name: number for number, name in enumerate(user_ids.tolist())}
   except sealed.NOT_ARRAYS as error:
     raise InputError(f"{directory}: not an export: {error}") from None
   call = _deserialize(directory, program, version)
   _replay(directory, call, golden, version)
-  index = {name: number for number, name in enumerate(user_ids.tolist())}
 
   def recommend(users: Sequence[str], k: int | None = None) -> tuple[list[list[str]], np.ndarray]:
     k = top_k if k is None else k

@@ -13,7 +13,9 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import sys
+import threading
 import time
 from typing import Any, NamedTuple
 
@@ -224,7 +226,8 @@ def _quiet():
   before, hook = logger.disabled, sys.unraisablehook
   logger.disabled, sys.unraisablehook = True, _ignore
   try:
-    yield
+    with _uninterrupted():
+      yield
   except Exception:
     time.sleep(_OTHER_WRITES)
     raise
@@ -234,6 +237,24 @@ def _quiet():
 
 def _ignore(*_):
   pass
+
+
+@contextlib.contextmanager
+def _uninterrupted():
+  """Delays SIGTERM and SIGINT: an exception inside of orbax's event loop would be printed there, and lost."""
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  asked: list[int] = []
+  before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (
+      signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if asked:
+      signal.raise_signal(asked[0])
 
 
 def _line(error):

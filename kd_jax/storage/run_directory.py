@@ -40,10 +40,11 @@ FILE = "file:"  # prefix of the path of a teacher in a file from another framewo
 _PATHS = ("teacher", "init_from")  # compared as absolute paths; run.json has the hashes of their content
 _IDENTIFIED = {"hashes": "data", "teacher": "teacher", "features": "features", "init_from": "`init_from`"}
 _SEALED_LINE = re.compile(r"([0-9a-f]{64})  ([\w./]+)")
-_SEALED = (FLAGS, INFO, RESULT, METRICS)  # in this order in run.sha256, where the checkpoint's manifest is the last
+_SEALED = (FLAGS, INFO, RESULT, METRICS)  # in this order in run.sha256, before the checkpoint's manifest
 _FLAG = re.compile(r"--(\w+)=(.*)")
 _FLAGS_LINE = re.compile(r"# sha256 ([0-9a-f]{64})")
-_WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "versions", "devices"},  # the required keys of each file
+# The required keys of each file.
+_WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "bytes", "versions", "devices"},
             RESULT: {"epochs", "best_epoch", "monitor", "seconds"}, TEST: {"metrics", "options", "epochs"}}
 _MEASURED = ("loss", "scalars", "validation", "test")  # {name: number} in lines of metrics.jsonl and in result.json
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -318,8 +319,18 @@ def _parse(path, content) -> dict[str, Any]:
   if path.name == INFO and not (isinstance(found["hashes"], dict) and all(
       isinstance(x, str) for x in found["hashes"].values())):
     raise InputError(f"{path}: damaged: its hashes are not texts")
+  if path.name == INFO and not _describes(found):
+    raise InputError(f"{path}: damaged, or of another version: sizes are numbers, and features describe files")
   registry.refuse_code(path, found)
   return _with_nan(found) if path.name == RESULT else found
+
+
+def _describes(info) -> bool:
+  """Whether the sizes and the files of features in run.json have the types that readers expect."""
+  features = info.get("features", [])
+  return all(isinstance(info.get(name, 0), int) for name in ("parameters", "bytes")) and isinstance(
+      features, list) and all(isinstance(file, dict) and {"side", "path", "sha256"} <= file.keys() and all(
+          isinstance(file[name], str) for name in ("side", "path", "sha256")) for file in features)
 
 
 def truncate_metrics(directory: str | os.PathLike, epoch: int, sha256: str) -> None:
@@ -358,7 +369,8 @@ def _epoch(line):
 
 def append_metrics(directory: str | os.PathLike, line: dict[str, Any]) -> None:
   """Appends one line to metrics.jsonl."""
-  with open(pathlib.Path(directory) / METRICS, "ab") as file:
+  path = pathlib.Path(directory) / METRICS
+  with sealed.reporting(path), open(path, "ab") as file:
     file.write(sealed.to_json(line, indent=None))
 
 

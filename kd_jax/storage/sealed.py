@@ -46,7 +46,7 @@ def writing(directory: str | os.PathLike, kind: str, metadata: dict[str, Any]) -
   """
   target = _absolute(directory)
   temporary = _hidden(target, "tmp")
-  with _reporting(target), contextlib.ExitStack() as stack:
+  with reporting(target), contextlib.ExitStack() as stack:
     target.parent.mkdir(parents=True, exist_ok=True)
     _recover(target)
     _check_replaceable(target, kind)
@@ -69,7 +69,7 @@ def read(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
   """
   target = _absolute(directory)
   content = manifest(target, kind)
-  with _reporting(target):
+  with reporting(target):
     # Opens only paths that were found in the directory. So a manifest that lists "../x" reports it as missing.
     found, expected = _files(target), content["files"]
     for path in sorted(expected.keys() ^ found):
@@ -86,7 +86,7 @@ def manifest(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
   Raises InputError if the manifest is missing, was changed, or has another kind or version.
   """
   target = _absolute(directory)
-  with _reporting(target):
+  with reporting(target):
     _recover(target)
     path = target / _MANIFEST
     if not path.is_file():
@@ -107,7 +107,7 @@ def manifest(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
 def names(parent: str | os.PathLike) -> list[str]:
   """Sorted names of the artifacts in `parent`. If a replacement was killed, the old artifact is restored first."""
   root = _absolute(parent)
-  with _reporting(root):
+  with reporting(root):
     for aside in root.glob(".*.old"):
       _recover(root / aside.name[1 : -len(".old")])
     return sorted(p.parent.name for p in root.glob(f"*/{_MANIFEST}") if not p.parent.name.startswith("."))
@@ -119,7 +119,7 @@ def recover(directory: str | os.PathLike) -> None:
   Call it before asking whether an artifact exists; reading one does this. Raises InputError if its writer is alive.
   """
   target = _absolute(directory)
-  with _reporting(target):
+  with reporting(target):
     _recover(target)
 
 
@@ -127,7 +127,7 @@ def recover(directory: str | os.PathLike) -> None:
 def lock(directory: str | os.PathLike) -> Iterator[None]:
   """Holds `directory/.lock`, which ends with the process. If it is held, raises InputError with the holder's pid."""
   path = pathlib.Path(directory) / _LOCK
-  with _reporting(path):
+  with reporting(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     file = open(path, "a+")
   with file:
@@ -164,7 +164,7 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
   """Writes a file. A kill leaves either the old or the new file. Raises InputError with the path."""
   path = _absolute(path)
   temporary = _hidden(path, "tmp")
-  with _reporting(path):
+  with reporting(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       _write_synced(temporary, content)
@@ -193,7 +193,8 @@ def hash_array(array: np.ndarray) -> str:
 
 
 @contextlib.contextmanager
-def _reporting(path):
+def reporting(path: str | os.PathLike) -> Iterator[None]:
+  """Makes an InputError with the path of every OSError, which does not always name a file."""
   try:
     yield
   except OSError as error:  # disk full, no permission, ...: one line with the path instead of a traceback

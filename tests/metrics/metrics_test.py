@@ -277,8 +277,10 @@ def test_sampled_ranking_among_all_unknown_items_is_full_ranking(make_dataset):
   assert not any(set(row) & known[user] for user, row in enumerate(few.tolist()))
   assert np.array_equal(few, protocols.sampled_candidates(dataset, dataset.test, 7, seed=0))
   assert not np.array_equal(few, protocols.sampled_candidates(dataset, dataset.test, 7, seed=1))
+  short = protocols.sampled_candidates(dataset, dataset.test, 30, seed=0)
+  assert (short[:, :29] >= 0).all() and (short[:, 29] == -1).all()
   with pytest.raises(InputError, match="`sampled=30`"):
-    protocols.sampled_candidates(dataset, dataset.test, 30, seed=0)
+    protocols.short_of_unknown(dataset, "test", 30)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

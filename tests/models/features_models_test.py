@@ -112,8 +112,8 @@ def test_fields_restrict_what_a_model_sees(data):
 
 
 @pytest.mark.parametrize(("model", "words"), [
-    ("fm(fields=('prize',))", "no 'prize' among kind, user, size, text"), ("mlp(hidden=(8, 0))", r"hidden=\(8, 0\) is not in \[1, "),
-    ("deepfm(hidden=())", "1 or more widths")])
+    ("fm(fields=('prize',))", "no 'prize' among kind, user, size, text"),
+    ("mlp(hidden=(8, 0))", r"hidden=\(8, 0\) is not in \[1, "), ("deepfm(hidden=())", "1 or more widths")])
 def test_wrong_arguments_are_refused(data, model, words):
   with pytest.raises(InputError, match=words):
     loading.build_model(model, data)

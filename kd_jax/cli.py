@@ -95,7 +95,7 @@ class _FlagValues(flags.FlagValues):
 def _check_word(word):
   """Raises InputError for a word on which the parser of flags would spend minutes."""
   if "\0" in word:
-    raise InputError(f"{one_line(word, 40)}: holds a NUL byte")
+    raise InputError(f"`{one_line(word.lstrip('-'), 40)}`: holds a null byte")
   name = word.lstrip("-").partition("=")[0]
   if len(name) > 100 and word.startswith("-"):
     raise InputError(f"{one_line(word, 40)}: no such flag")

@@ -274,7 +274,7 @@ def _parse_flags(path, content) -> dict[str, str]:
   except UnicodeDecodeError as error:
     raise InputError(f"{path}: damaged: {error}") from None
   if None in pairs:
-    raise InputError(f"{path}: damaged: not lines of --NAME=VALUE")
+    raise InputError(f"{path}: damaged: not lines of flags with values")
   return {pair[1]: pair[2] for pair in pairs if pair and pair[1] not in _PLACES}
 
 

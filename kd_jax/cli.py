@@ -94,9 +94,9 @@ class _FlagValues(flags.FlagValues):
 
 def _check_word(word):
   """Raises InputError for a word on which the parser of flags would spend minutes."""
-  if "\0" in word:
-    raise InputError(f"`{one_line(word.lstrip('-'), 40)}`: holds a null byte")
   name = word.lstrip("-").partition("=")[0]
+  if "\0" in word and re.fullmatch(r"[a-z]\w*", name):
+    raise InputError(f"`{one_line(word.lstrip('-'), 40)}`: holds a null byte")
   if len(name) > 100 and word.startswith("-"):
     raise InputError(f"{one_line(word, 40)}: no such flag")
 
@@ -178,7 +178,7 @@ def _end(line, status):
     print(one_line(line), end="\n" if line else "", file=sys.stderr, flush=True)
   try:
     sys.stdout.flush()
-  except OSError:  # closed, or on a full disk: what is left would be tried again at exit
+  except OSError:  # closed, or on a full disk: at exit, Python would try again, complain and change the status
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   sys.exit(status)
 

@@ -41,7 +41,8 @@ PARSED = [
     ("--kd=rcedk()", "did you mean rcekd"), ("--kd=kl(temp=1)", "temperature=1.0"), ("--kd=kl(k=x)", "not a literal"),
     ("--model=mff()", "did you mean mf"), ("--model=mf(dims=2)", "dim=64"), ("--model=", "`model=`"),
     ("--data=movielenz", "did you mean movielens"), ("--data=synthetic(n=3)", "no argument 'n'"),
-    ("--flagfile=/nowhere/at/all", "/nowhere/at/all"), ("--flagfile=/", "directory"), ("--flagfile=a\0b", "null"),
+    ("--flagfile=/nowhere/at/all", "/nowhere/at/all"), ("--flagfile=/", "directory"),
+    ("--flagfile=/dev/zero", "a device"), ("--" + "a" * 5000, "no such flag"), ("--flagfile=a\0b", "null"),
     ("--batch_size=1000000000", "`batch_size=1000000000`: must be at most 16,777,216"),
     ("--negatives=100000000", "`negatives=100000000`: must be at most"),
     ("--weight_decay=1e30", "`weight_decay=1e+30`"),
@@ -369,10 +370,20 @@ def test_a_signal_in_training_waits_until_the_run_has_saved(ended):
   assert ended(lambda values: main(values, saved=False)) == (143, [late])
 
 
-def test_a_full_standard_output_is_one_line(script):
-  done = subprocess.run([sys.executable, ROOT / "scripts" / "train.py", "--help"], stdout=open("/dev/full", "w"),
-                        stderr=subprocess.PIPE, text=True)
-  assert done.returncode == 2 and done.stderr == "train.py: a file: No space left on device\n"
+PRINTING = """
+from kd_jax import cli
+def main(values):
+  print("a result", flush=values.out == "flushed")
+cli.run(main, "", cli.define(out=cli.flag("string", "", "")))
+"""
+
+
+@pytest.mark.parametrize("how", ["flushed", "kept"])
+def test_a_full_standard_output_is_one_line(how):
+  with open("/dev/full", "w") as full:
+    command = [sys.executable, "-c", PRINTING, f"--out={how}"]
+    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+  assert (done.returncode, done.stderr) == (2, "-c: a file: No space left on device\n")
 
 
 @pytest.mark.parametrize(("sweep", "seeds", "seed", "said"), [
@@ -412,3 +423,21 @@ def test_the_memory_of_a_container_is_what_there_is(tmp_path, monkeypatch):
     ("a" * 5000 + "b" * 5000, "a" * 1000 + " ... " + "b" * 1000)])
 def test_a_message_is_one_printable_line(message, line):
   assert str(InputError(message)) == line
+
+
+def test_a_signal_that_comes_in_a_destructor_is_not_lost():
+  """What a destructor raises, Python prints and forgets."""
+  code = """
+import os, signal, time
+from kd_jax import cli
+class Slow:
+  def __del__(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+def main(values):
+  Slow()
+  time.sleep(60)
+cli.run(main, "", cli.define())
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+  assert done.returncode == 143 and len(done.stderr.splitlines()) == 1, done.stderr

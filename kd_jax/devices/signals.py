@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 
 
@@ -27,8 +29,20 @@ def raised():
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  with _handled(_stop):
-    yield
+  before, sys.unraisablehook = sys.unraisablehook, _sent_again
+  try:
+    with _handled(_stop):
+      yield
+  finally:
+    sys.unraisablehook = before
+
+
+def _sent_again(lost):
+  """Sends a signal again whose exception came in a destructor or in a callback of the collector, where it is lost."""
+  if not isinstance(lost.exc_value, Stopped):
+    sys.__unraisablehook__(lost)
+    return
+  threading.Timer(0.05, os.kill, (os.getpid(), next(iter(lost.exc_value.args), signal.SIGTERM))).start()
 
 
 @contextlib.contextmanager

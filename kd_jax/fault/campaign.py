@@ -51,6 +51,7 @@ class Count:
 
   begun: int = 0
   seconds: float = 0.0  # of its processes
+  steps: int = 0  # faults; a case of "kill" has one to three
   outcomes: Counter = dataclasses.field(default_factory=Counter)
   failures: list[Ended] = dataclasses.field(default_factory=list)
 
@@ -189,6 +190,7 @@ def _count(plan, counts, heard, say):
   for ended in heard:
     count = counts[ended.kind]
     count.outcomes[ended.outcome.kind] += 1
+    count.steps += ended.what.count("; ") + 1 if ended.kind == "kill" else 1
     if ended.outcome.failed:
       count.failures.append(ended)
       most = 5000 if sum(plan.cases.values()) == 1 else 400
@@ -211,9 +213,9 @@ def progress(counts: dict[str, Count], seconds: float) -> str:
 
 
 def table(counts: dict[str, Count]) -> dict[str, dict[str, int]]:
-  """{kind: {cases, right, refused, silent, ...}}."""
+  """{kind: {cases, faults, right, refused, silent, ...}}."""
   names = (judge.RIGHT, judge.REFUSED, *judge.FAILURES)
-  return {kind: {"cases": count.cases, **{name: count.outcomes[name] for name in names}}
+  return {kind: {"cases": count.cases, "faults": count.steps, **{name: count.outcomes[name] for name in names}}
           for kind, count in counts.items()}
 
 

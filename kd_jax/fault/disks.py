@@ -50,15 +50,15 @@ class FullDisks:
     if kind == 0:
       action = operations.FAIL if rng.random() < 0.4 else operations.FAIL_ON
       number = int(rng.integers(1, clean.operations + 1))
-      return f"{action} at file operation {number}", *kills.run(self.place, name, action, number)
+      return f"{action} at file operation {number}", *kills.run(self.place, name, kills.limit(clean), action, number)
     if kind == 1:
       most = int(2 ** rng.uniform(5, 16))
-      return f"files of {most} bytes at most", *self._limited(name, most)
+      return f"files of {most} bytes at most", *self._limited(name, clean, most)
     most = int(rng.uniform(0, clean.bytes))
     with self.small.full(most):
-      return f"room for {most} bytes", *kills.run(self.place, name)
+      return f"room for {most} bytes", *kills.run(self.place, name, kills.limit(clean))
 
-  def _limited(self, name, most):
+  def _limited(self, name, clean, most):
     answer = self.place.scratch / "answer.json"
     answer.unlink(missing_ok=True)
 
@@ -67,7 +67,7 @@ class FullDisks:
       resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
       commands.perform(name, answer, operations.COUNT, 0, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before))
 
-    ended = children.Child(limited, self.place.scratch).wait(kills.SECONDS)
+    ended = children.Child(limited, self.place.scratch).wait(kills.limit(clean))
     return ended, kills.answer_of(answer)
 
 

@@ -15,7 +15,7 @@ from kd_jax.fault import artefacts, children, commands, judge, operations
 from kd_jax.fault.copies import Place
 from kd_jax.fault.judge import Outcome
 
-SECONDS = 120  # the longest that a command may take
+_SECONDS, _MEASURED = 120, 1200  # the longest that a command may take; without a fault, on a machine as busy as may be
 _BOUND = 30  # seconds in which a command ends after SIGTERM or SIGINT
 _STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # Shares of the commands: those that take long, or hold little, come less often.
@@ -38,7 +38,7 @@ def measure(place: Place) -> dict[str, Clean]:
   for name, command in commands.COMMANDS.items():
     command.begin()
     before = used(copy.place)
-    ended, said = run(place, name)
+    ended, said = run(place, name, _MEASURED)
     if ended.code:
       raise AssertionError(f"{name} does not work: {ended.err[-2000:]}")
     found[name] = Clean(said["result"], said["operations"], ended.seconds, used(copy.place) - before)
@@ -46,11 +46,11 @@ def measure(place: Place) -> dict[str, Clean]:
   return found
 
 
-def run(place: Place, name: str, *fault: Any) -> tuple[children.Ended, dict[str, Any]]:
-  """Runs a command to its end in a child; `fault` as in `commands.perform`. Returns how it ended and its answer."""
+def run(place: Place, name: str, seconds: float, *fault: Any) -> tuple[children.Ended, dict[str, Any]]:
+  """Runs a command in a child, at most for `seconds`; `fault` as in `commands.perform`: (how it ended, its answer)."""
   answer = place.scratch / "answer.json"
   answer.unlink(missing_ok=True)
-  ended = children.Child(lambda: commands.perform(name, answer, *fault), place.scratch).wait(SECONDS)
+  ended = children.Child(lambda: commands.perform(name, answer, *fault), place.scratch).wait(seconds)
   return ended, answer_of(answer)
 
 
@@ -93,7 +93,7 @@ class Kills:
     if rng.random() < 0.5:
       action = operations.KILL if rng.random() < 0.6 else operations.KILL_HALF
       number = int(rng.integers(1, clean.operations + 1))
-      ended, _ = run(self.place, name, action, number)
+      ended, _ = run(self.place, name, limit(clean), action, number)
       return f"{action} at file operation {number}", _killed(ended, signal.SIGKILL)
     number = [signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT][rng.integers(5)]
     after = float(rng.uniform(0.02, clean.seconds))
@@ -102,8 +102,13 @@ class Kills:
     while time.monotonic() < until and not child.poll():
       time.sleep(min(0.005, max(0.0, until - time.monotonic())))
     child.send(number)
-    ended = child.wait(SECONDS if number == signal.SIGKILL else _BOUND)
+    ended = child.wait(limit(clean) if number == signal.SIGKILL else max(_BOUND, 5 * clean.seconds))
     return f"{signal.Signals(number).name} after {after:.3f} s", _killed(ended, number)
+
+
+def limit(command: Clean) -> float:
+  """Seconds after which a command hangs."""
+  return max(_SECONDS, 20 * command.seconds)
 
 
 def clean(place: Place) -> dict[str, Clean]:
@@ -142,9 +147,9 @@ def left(name: str, before: str, lines: list[str]) -> Outcome | None:
 def end(place: Place, name: str, expected: Clean) -> Outcome:
   """Runs the command again, to its end: its result must be that of a command without a fault."""
   lines = saved(name)
-  ended, said = run(place, name)
+  ended, said = run(place, name, limit(expected))
   if ended.late:
-    return Outcome(judge.HANG, f"more than {SECONDS} s after the fault")
+    return Outcome(judge.HANG, f"more than {limit(expected):.0f} s after the fault")
   if ended.code:
     outcome = judge.of_process(ended.code, ended.err)
     return outcome if outcome.kind == judge.TRACEBACK else Outcome(judge.LOST, f"cannot go on: {outcome.detail}")

@@ -14,7 +14,7 @@ from kd_jax.fault.copies import Place
 from kd_jax.fault.damage import damage
 from kd_jax.fault.judge import Outcome
 
-_SECONDS = 60  # the longest that a reader may take
+_SECONDS = 120  # the longest that a reader may take
 
 
 def measure(place: Place) -> dict[str, dict[str, Any]]:

@@ -38,7 +38,7 @@ class TwoWriters:
       running.append(children.Child(lambda name=name, answer=answer: commands.perform(name, answer),
                                     self.place.scratch, f"writer{number}"))
       time.sleep(after if number == 0 else 0)
-    ended = [child.wait(kills.SECONDS) for child in running]
+    ended = [child.wait(kills.limit(self.clean[pair[0]])) for child in running]
     if any(x.late for x in ended):
       return Outcome(judge.HANG, "two writers")
     for name, one in zip(pair, ended, strict=True):

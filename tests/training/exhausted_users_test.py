@@ -21,11 +21,12 @@ from kd_jax.data import index
 from kd_jax.evaluation import metric_names, protocols
 from kd_jax.losses.hetcomp import hetcomp
 from kd_jax.losses.ir_rrd import ir_rrd
+from kd_jax.losses.kl import kl
 from kd_jax.losses.rrd import rrd
 from kd_jax.runs import epoch, setup
 from kd_jax.serving import export, program
 from kd_jax.teachers import loading, make_soft_labels, soft_labels
-from kd_jax.training import batches, kd_targets, windows
+from kd_jax.training import batches, graph, kd_targets, left_out, windows
 
 USERS, ITEMS = 40, 30
 FULL, NEARLY = 0, 1  # the users who have all items, and all but LAST, in training
@@ -195,6 +196,18 @@ def test_data_in_which_every_user_has_every_item_is_refused():
   rows = {"train": [(user, i) for user in range(3) for i in range(4)], "validation": [], "test": []}
   with pytest.raises(InputError, match="`data`: every user has every item"):
     kd_jax.fit(in_memory(rows, 3, 4), model="mf(dim=3)", epochs=1, batch_size=16, monitor="epoch")
+
+
+def test_repeated_interactions_count_once():
+  """Three users have two of four items each; one has its items twice."""
+  rows = {"train": [(0, 0), (0, 1), (0, 0), (0, 1), (1, 2), (1, 3), (2, 0), (2, 3)], "validation": [], "test": []}
+  repeated = in_memory(rows, 3, 4)
+  assert left_out.by_base_loss(repeated, None) is None
+  edge = graph.Edge("", 1.0, kl(candidates="teacher", k=2, exclude_seen=True), STUDENT, ("teacher",))
+  assert left_out.by_method(edge, repeated) is None
+  rows["train"] += [(1, 0), (1, 1)]
+  assert left_out.by_base_loss(in_memory(rows, 3, 4), None).startswith("loss: 2 of 3 users")
+  assert left_out.by_method(edge, in_memory(rows, 3, 4)).startswith("kd: 2 of 3 users have the 2 unseen items")
 
 
 def test_a_batch_of_such_interactions_only_changes_nothing(dataset):
@@ -502,18 +515,18 @@ def test_a_stream_leaves_out_the_same_users_in_every_epoch(on_disk, teacher, tmp
   draw = epoch.drawer(ready)
   state = epoch.initial_state(ready)
   for number in range(2):
-    left_out, met = set(), 0
+    without, met = set(), 0
     for place in range(stream.parts):
       made = draw(state, number, place)
       part = int(windows.order(0, number + 1, ready.dataset)[place])
       fields, = made.targets.values()
       own = np.arange(stream.bounds[part], stream.bounds[part + 1])
       weight = np.asarray(fields["weight"]) if "weight" in fields else np.ones(stream.users)
-      left_out |= set(own[weight[own - stream.first[part]] == 0].tolist())
+      without |= set(own[weight[own - stream.first[part]] == 0].tolist())
       batch = jax.tree.map(np.asarray, made.batches)
       assert batch["items"].min() >= 0 and batch["items"].max() < ITEMS
       met += int(((batch["weight"] == 0) & (batch["real"] > 0)).sum())
-    assert left_out == full and met == ITEMS
+    assert without == full and met == ITEMS
   streamed = kd_jax.fit(on_disk, data_memory=memory, workdir=tmp_path / "run", **options)
   assert streamed.info["left_out"] == counted
   assert all(np.isfinite(list(line["loss"].values())).all() for line in streamed.history)

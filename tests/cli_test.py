@@ -380,9 +380,10 @@ cli.run(main, "", cli.define(out=cli.flag("string", "", "")))
 
 @pytest.mark.parametrize("how", ["flushed", "kept"])
 def test_a_full_standard_output_is_one_line(how):
+  buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
   with open("/dev/full", "w") as full:
     command = [sys.executable, "-c", PRINTING, f"--out={how}"]
-    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=buffered)
   assert (done.returncode, done.stderr) == (2, "-c: a file: No space left on device\n")
 
 
@@ -425,19 +426,54 @@ def test_a_message_is_one_printable_line(message, line):
   assert str(InputError(message)) == line
 
 
-def test_a_signal_that_comes_in_a_destructor_is_not_lost():
-  """What a destructor raises, Python prints and forgets."""
-  code = """
+LOSING = """
 import os, signal, time
 from kd_jax import cli
+from kd_jax.devices import signals
+signals._AGAIN = 0.3
 class Slow:
   def __del__(self):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(0.01)
-def main(values):
+def destructor():
   Slow()
+def library():
+  try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+  except BaseException:
+    pass
+def main(values):
+  globals()[values.out]()
   time.sleep(60)
-cli.run(main, "", cli.define())
+cli.run(main, "", cli.define(out=cli.flag("string", "", "")))
 """
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50)
+
+
+@pytest.mark.parametrize("where", ["destructor", "library"])
+def test_a_signal_that_comes_where_its_exception_is_lost_is_raised_again(where):
+  """What a destructor raises, Python prints and forgets."""
+  done = subprocess.run([sys.executable, "-c", LOSING, f"--out={where}"], capture_output=True, text=True, timeout=50)
   assert done.returncode == 143 and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_an_interrupt_is_not_raised_again_after_it_has_arrived(ended, monkeypatch):
+  def main(values):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+  monkeypatch.setattr(signals, "_AGAIN", 0.1)
+  alarm = signal.getsignal(signal.SIGALRM)
+  assert ended(main)[0] == 143
+  time.sleep(0.3)
+  assert signal.getsignal(signal.SIGALRM) is alarm
+
+
+def test_a_second_signal_ends_training_at_once(ended):
+  def main(values):
+    with signals.on_signal():
+      os.kill(os.getpid(), signal.SIGINT)
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(5)
+
+  assert ended(main)[0] == 143

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -23,26 +22,44 @@ def said(error: KeyboardInterrupt) -> tuple[str, int]:
   return "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}", 128 + number
 
 
+_AGAIN = 5  # seconds until a signal is sent again
+
+
 @contextlib.contextmanager
 def raised():
-  """SIGTERM and SIGINT raise `Stopped` wherever the process is, so that files are left whole and locks are released."""
+  """SIGTERM and SIGINT raise `Stopped` wherever the process is, so that files are left whole and locks are released.
+
+  An exception is lost in a destructor, and in libraries that drop what their imports raise: until this context ends,
+  it is raised again every few seconds.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before, sys.unraisablehook = sys.unraisablehook, _sent_again
+  asked = []
+
+  def stop(number, frame):
+    if number != signal.SIGALRM:
+      asked.append(number)
+      signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN)
+    raise Stopped(asked[-1])
+
+  hook, sys.unraisablehook = sys.unraisablehook, _silently
+  alarm = signal.getsignal(signal.SIGALRM)
   try:
-    with _handled(_stop):
+    with _handled(stop):
       yield
   finally:
-    sys.unraisablehook = before
+    if asked:
+      signal.setitimer(signal.ITIMER_REAL, 0)
+      signal.signal(signal.SIGALRM, signal.SIG_DFL if alarm is None else alarm)
+    sys.unraisablehook = hook
 
 
-def _sent_again(lost):
-  """Sends a signal again whose exception came in a destructor or in a callback of the collector, where it is lost."""
+def _silently(lost):
+  """Prints nothing of an interrupt that comes where its exception is lost."""
   if not isinstance(lost.exc_value, Stopped):
     sys.__unraisablehook__(lost)
-    return
-  threading.Timer(0.05, os.kill, (os.getpid(), next(iter(lost.exc_value.args), signal.SIGTERM))).start()
 
 
 @contextlib.contextmanager
@@ -55,10 +72,11 @@ def on_signal():
 
   def ask(number, frame):
     if asked:
-      _stop(number, frame)
+      at_once = before[number] if callable(before[number]) else _stop
+      at_once(number, frame)
     asked.append(number)
 
-  with _handled(ask):
+  with _handled(ask) as before:
     yield asked
   if asked:  # in the last epoch, after which nobody asked: it holds for what comes next
     signal.raise_signal(asked[0])
@@ -70,9 +88,10 @@ def _stop(number, frame):
 
 @contextlib.contextmanager
 def _handled(handler):
+  """Handles both signals; yields the handlers that they had before, {number: handler}."""
   before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
-    yield
+    yield before
   finally:
     for number, handler_before in before.items():
-      signal.signal(number, handler_before)
+      signal.signal(number, signal.SIG_DFL if handler_before is None else handler_before)  # None: not of Python

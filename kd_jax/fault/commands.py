@@ -143,9 +143,14 @@ def perform(name: str, answer: pathlib.Path, action: str = operations.COUNT, num
 
 @contextlib.contextmanager
 def _signals_in_main_only():
-  """Holds SIGTERM and SIGINT back until the script handles errors, and after it: a process has no such moments."""
+  """Holds SIGTERM and SIGINT back until the script handles errors, and ignores them after it.
+
+  A process has no such moments. Its own handlers must not be those that the torture has for itself.
+  """
   signals, run = (signal.SIGTERM, signal.SIGINT), cli.run
   signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+  for number in signals:
+    signal.signal(number, signal.SIG_IGN)  # until the script sets its own, and again after it
 
   def with_signals(main, *arguments):
     def called(values):

@@ -21,7 +21,7 @@ _DEFINITION = cli.define()
 _PROGRAM = "case.py"
 _LONGEST = 2000  # characters of a message
 # An argument, a flag, or the path of a file.
-_NAMES = re.compile(r"--?[a-z]\w+|[Ff]lag|File name too long|stray word|/"
+_NAMES = re.compile(r"--?[a-z]\w+|`|[Ff]lag|File name too long|stray word|/"
                     r"|\w\.(json|jsonl|txt|csv|tsv|toml|npz|npy|gz|parquet|sha256)\b")
 _NOISE = re.compile(r"Traceback|^\s+File \"|\wWarning: |Fatal Python error|^\S*(Error|Exception)\b", re.MULTILINE)
 
@@ -94,7 +94,7 @@ def of_process(code: int, said: str, about: tuple[str, ...] = ()) -> Outcome:
   if code < 0:
     return Outcome(TRACEBACK, f"ended by signal {-code}: {said[-500:]}")
   if code == 1 or _noise(said):
-    return Outcome(TRACEBACK, said[-1500:] + _written(said))
+    return Outcome(TRACEBACK, said[:1500] + " ... " + said[-1500:] + _written(said))
   if code != 2:
     return Outcome(UNCLEAR, f"status {code}: {said[-500:]}")
   return of_message(said, about)

@@ -27,7 +27,8 @@ BOUNDS = {
     "cutoff": _FACTOR, "start_epoch": _FACTOR, "epochs": "[1, 10000000]",
     # sizes of networks
     "dim": "[1, 65536]", "hidden": "[1, 65536]", "length": "[1, 65536]", "fitnet.hidden": "[0, 65536]",
-    "freqd.hidden": "(0, 1000]", **dict.fromkeys(("layers", "blocks", "heads", "experts", "groups"), _SMALL),
+    "freqd.hidden": "(0, 1000]",
+    **dict.fromkeys(("layers", "blocks"), "[1, 100]"), **dict.fromkeys(("heads", "experts", "groups"), _SMALL),
     # shares and probabilities
     **dict.fromkeys(("dropout", "id_dropout", "corruption", "b1", "b2", "momentum", "validation_ratio"), "[0, 1)"),
     **dict.fromkeys(("alpha", "final", "ratios"), _SHARE), "keep": "(0, 1]", "eps": "(0, 1]",

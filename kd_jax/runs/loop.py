@@ -21,7 +21,7 @@ from kd_jax import registry
 from kd_jax.base import STUDENT, InputError, Progress
 from kd_jax.callbacks.progress import progress
 from kd_jax.data import store
-from kd_jax.devices import parallel, processes, signals, table_sharding
+from kd_jax.devices import compiled, parallel, processes, signals, table_sharding
 from kd_jax.evaluation import model_selection, protocols, streaming
 from kd_jax.evaluation.model_selection import Position
 from kd_jax.runs import agreement, epoch, setup
@@ -138,12 +138,10 @@ def _defaults() -> dict[str, str]:
 
 
 def _cache_compilations(several: list[FitOptions]) -> None:
-  """Caches compiled programs on disk, so that the next run starts faster; only for runs with a `workdir`."""
+  """Only for runs with a `workdir`: others write nothing."""
   for options in several:
     if options.workdir is not None:
-      folder = store.cache_folder(options.cache_dir) / "compiled"
-      jax.config.update("jax_compilation_cache_dir", str(folder))
-      jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+      compiled.cache_in(store.cache_folder(options.cache_dir) / "compiled")
 
 
 def _reopened(options: FitOptions) -> Fitted:

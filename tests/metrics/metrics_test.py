@@ -221,6 +221,16 @@ def test_the_item_in_the_middle_of_all_popularity_is_popular(make_dataset):
   assert groups["cold"].tolist() == [False, False, False, True]
 
 
+@pytest.mark.parametrize("word", ["name", "number", "x"])
+def test_of_equally_popular_items_at_the_border_the_priority_decides(make_dataset, word):
+  ids = np.array([f"{word} {n}" for n in range(30)])
+  dataset = make_dataset(num_users=9, num_items=30)._replace(item_ids=ids)
+  dataset = dataset._replace(train=Interactions(np.arange(9), np.repeat([4, 9, 2], 3)))  # the border is in the second
+  groups = protocols._groups(dataset, Interactions(np.zeros(3, np.int32), np.array([2, 4, 9])))
+  places = order.priority(ids)[[2, 4, 9]]
+  assert groups["popular"].tolist() == (places == places.min()).tolist()
+
+
 def test_validation_is_masked_only_on_request(tied):
   dataset, module, variables, _ = tied
   plain, masked = (protocols.means(protocols.full_ranking(

@@ -89,7 +89,10 @@ class _FlagValues(flags.FlagValues):
   def _get_flag_file_lines(self, filename, parsed_file_stack=None):
     if pathlib.Path(filename).is_char_device():
       raise InputError(f"`flagfile={filename}`: a device, not a file")
-    return super()._get_flag_file_lines(filename, parsed_file_stack)
+    lines = super()._get_flag_file_lines(filename, parsed_file_stack)
+    for line in lines:
+      _check_word(line)
+    return lines
 
 
 def _check_word(word):

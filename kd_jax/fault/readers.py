@@ -14,14 +14,14 @@ import jax
 import numpy as np
 
 from kd_jax import data
-from kd_jax.base import Dataset, parameter_name
+from kd_jax.base import Dataset, InputError, parameter_name
 from kd_jax.data import store, streams
 from kd_jax.evaluation import run_report, sealed_report
 from kd_jax.fault import artefacts
 from kd_jax.fault.artefacts import CACHE, DATA, EPOCHS, MEMORY, TAGS, TOP
 from kd_jax.runs import loop, setup
 from kd_jax.serving import export, program
-from kd_jax.storage import sealed
+from kd_jax.storage import run_directory, sealed
 from kd_jax.tables import figures, make
 from kd_jax.teachers import loading, make_soft_labels, soft_labels
 
@@ -147,7 +147,10 @@ def _compared():
 
 
 def user_values(name):
+  """As tables read it: an evaluation of another training of the run counts as none."""
   found = sealed_report.read(name, "test")
+  if found and found.report["seal"] != run_directory.read_finished(name).seal:
+    raise InputError(f"{name}/test_values: of another training of this run")
   return found and [found.report, found.user_ids.tolist(), hash_tree(found.values)]
 
 

@@ -162,7 +162,10 @@ def _start(ready, info, locks) -> dict[str, Any]:
     return info
   os.makedirs(options.workdir, exist_ok=True)
   locks.enter_context(sealed.lock(options.workdir))
-  _check_flags(options)  # again, since another process may have started a run before this one had the lock
+  # Again, since another process may have started or finished the run before this one had the lock.
+  _check_flags(options)
+  if run_directory.finished(options.workdir, options.epochs):
+    raise InputError(f"`workdir={options.workdir}`: another process has finished this run; start the command again")
   return run_directory.start(options.workdir, texts(options), info)
 
 

@@ -78,13 +78,13 @@ def check_flags(directory: str | os.PathLike, now: dict[str, str], defaults: dic
 def _meant(name, values) -> str | list[tuple[bool, str]] | None:
   """The value of a flag, in comparable form: paths are resolved, or left out if the content is compared by hash."""
   if name == "data" and name in values:
-    return _without_directories(values[name])
+    return without_directories(values[name])
   if name not in _PATHS or name not in values:
     return values.get(name)
   return [(path.startswith(FILE), os.path.realpath(path.removeprefix(FILE))) for path in values[name].split(",")]
 
 
-def _without_directories(call: str) -> str:
+def without_directories(call: str) -> str:
   """The call of a data set in which `path='...'` is the name of the file alone."""
   try:
     tree = literals.tree(call, "", "")
@@ -311,7 +311,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 def _parse(path, content) -> dict[str, Any]:
   try:
-    found = json.loads(content)
+    found = sealed.from_json(content)
   except (ValueError, RecursionError) as error:
     raise InputError(f"{path}: damaged: {error}") from None
   if missing := _WRITTEN.get(path.name, set()) - set(found if isinstance(found, dict) else ()):
@@ -361,7 +361,7 @@ def _lines(path) -> list[str]:
 
 def _epoch(line):
   try:
-    epoch = json.loads(line)["epoch"]
+    epoch = sealed.from_json(line)["epoch"]
   except (ValueError, KeyError, TypeError, RecursionError):  # an incomplete last line
     return float("inf")
   return epoch if isinstance(epoch, int) else float("inf")
@@ -382,7 +382,7 @@ def read_metrics(directory: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _parse_lines(path, content) -> list[dict[str, Any]]:
   try:
-    return [_with_nan(json.loads(line)) for line in content.splitlines()]
+    return [_with_nan(sealed.from_json(line)) for line in content.splitlines()]
   except (ValueError, RecursionError) as error:
     raise InputError(f"{path}: damaged: {error}") from None
 

@@ -93,8 +93,8 @@ def manifest(directory: str | os.PathLike, kind: str) -> dict[str, Any]:
       raise InputError(f"{target}: no {kind} here ({_MANIFEST} is missing)")
     _check(f"{path}: sha256 line", _seal(path).decode(), (target / _SEAL).read_text("latin-1")[:200])
     try:
-      content = json.loads(path.read_bytes())
-    except ValueError as error:
+      content = from_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
       raise InputError(f"{path}: not JSON: {error}") from None
   keys = ("kind", "version", "metadata", "files")
   if not isinstance(content, dict) or not all(isinstance(content.get(k), dict) for k in keys[2:]):
@@ -149,6 +149,17 @@ def write_json_atomic(path: str | os.PathLike, value: Any) -> None:
 def to_json(value: Any, indent: int | None = 1) -> bytes:
   """`value` as a line of JSON, or as indented lines, with null for NaN and infinity, which JSON does not have."""
   return json.dumps(finite(value), indent=indent, allow_nan=False).encode() + b"\n"
+
+
+def from_json(content: bytes | str) -> Any:
+  """What `content` holds. Raises ValueError if it is not JSON, or holds a number that is not finite."""
+  return json.loads(content, parse_constant=_number, parse_float=_number)
+
+
+def _number(text):
+  if not math.isfinite(value := float(text)):
+    raise ValueError(f"{text[:40]} is not a finite number")
+  return value
 
 
 def finite(value: Any) -> Any:
@@ -223,8 +234,8 @@ def _check_replaceable(target, kind):
   if not target.exists() or (target.is_dir() and not any(target.iterdir())):
     return  # os.rename replaces an empty directory
   try:
-    found = json.loads((target / _MANIFEST).read_bytes())["kind"]
-  except (OSError, ValueError, KeyError, TypeError):
+    found = from_json((target / _MANIFEST).read_bytes())["kind"]
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
     found = None  # no valid manifest
   if found != kind:
     raise InputError(f"{target}: exists and is no {kind!r}, but {found or 'another thing'!r}")

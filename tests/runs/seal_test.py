@@ -9,7 +9,7 @@ import pytest
 
 from kd_jax.base import InputError
 from kd_jax.evaluation import run_report
-from kd_jax.runs import loop
+from kd_jax.runs import loop, setup
 from kd_jax.serving import export
 from kd_jax.storage import checkpoint, run_directory
 from kd_jax.teachers import make_soft_labels
@@ -192,6 +192,15 @@ def test_flags_are_compared_again_under_the_lock(runs, flags, small, tmp_path, m
   monkeypatch.setattr(loop, "_start", late)
   with pytest.raises(InputError, match=r"holds a run with other flags: `seed=1`"):
     loop.train(own)
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_stays_finished(runs, flags, small, tmp_path, monkeypatch):
+  run = copy(runs / "0", tmp_path / "run")
+  before = run_directory.read_finished(run)
+  monkeypatch.setattr(setup, "finished", lambda options: None)  # as it was when this process looked
+  with pytest.raises(InputError, match=f"{run}`: another process has finished this run"):
+    loop.train(flags(*small, "--epochs=2", f"--workdir={run}", "--seed=0"))
+  assert run_directory.read_finished(run) == before
 
 
 def test_a_checkpoint_that_was_replaced_while_it_was_read_is_refused(runs, tmp_path):

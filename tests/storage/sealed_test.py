@@ -235,6 +235,18 @@ def test_write_json_atomic(tmp_path):
   assert os.listdir(path.parent) == ["r.json"]
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[" * 100_000])
+def test_a_manifest_with_a_right_hash_and_a_number_that_is_none_is_refused(tmp_path, number):
+  target = tmp_path / "artifact"
+  with sealed.writing(target, "kind", {"size": 17171717}):
+    pass
+  manifest = target / "manifest.json"
+  manifest.write_text(manifest.read_text().replace("17171717", number))
+  (target / "manifest.sha256").write_text(f"{sealed.hash_file(manifest)}  manifest.json\n")
+  with pytest.raises(InputError, match=r"manifest\.json: not JSON"):
+    sealed.read(target, "kind")
+
+
 def test_hash_array_tells_values_dtypes_and_shapes_apart():
   x = np.arange(6, dtype=np.int32)
   different = [x, x.astype(np.int64), x.reshape(2, 3), x[::-1], x.astype(np.float32), x[:0], x.astype(str)]

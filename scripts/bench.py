@@ -4,6 +4,7 @@
   python scripts/bench.py --data="citeulike(split='position')" --against=torch
   python scripts/bench.py --data="citeulike(split='position')" --kernels
   python scripts/bench.py --data="citeulike(split='position')" --methods --out=docs/methods_cost.json
+  python scripts/bench.py --sealing=quickstart
 """
 
 import sys
@@ -18,6 +19,7 @@ FLAGS = cli.define(
     kds=flag("string", "rrd(k=100, uninteresting=200); rcekd()", "Methods to time, separated by semicolons."),
     methods=flag("boolean", False, "Instead, time every method with its default arguments."),
     kernels=flag("boolean", False, "Instead, time kernels, and show the minimum time on this machine."),
+    sealing=flag("string", "", "Instead, make this table, and show the share of its time that seals take."),
     batch_size=flag("integer", 2048, "Interactions per step.", above=0, most=2**24),
     warmup=flag("integer", 50, "Epochs before the first timing: ranked lists become stable.", least=0, most=10**6),
     repeats=flag("integer", 7, "Number of timings after the warm-up; the median is reported.", above=0, most=10**6),
@@ -32,6 +34,9 @@ def main(values):
     for name in ("against", "methods", "kds"):
       if name in values.given:
         raise cli.InputError(f"`{name}`: `kernels` times kernels alone, of kd_jax alone")
+  if values.sealing:
+    print(share_of_seals(values))
+    return
   kds = methods_of(values)
   from kd_jax.bench import interleave
 
@@ -57,6 +62,18 @@ def main(values):
     others = {name: measured[name] for name in names[1:]}
     sealed.write_json_atomic(values.out, {"command": command, "machine": machine, "seconds": measured[interleave.OWN],
                                              **({"against": others} if others else {})})
+
+
+def share_of_seals(values):
+  """One line about the time of the table `values.sealing`, made in an empty directory."""
+  import tempfile
+
+  from kd_jax.bench import sealing
+
+  with tempfile.TemporaryDirectory() as folder:
+    found = sealing.measure(values.sealing, folder, None, values.data_dir, values.cache_dir)
+  return (f"{values.sealing}: {found['seconds']:.1f} s, of these {found['sealing']:.2f} s "
+          f"({100 * found['sealing'] / found['seconds']:.2f} %) in hashes and their checks")
 
 
 def methods_of(values):

@@ -1,6 +1,7 @@
 """The benchmark runs on what users name, and says what it was."""
 
 import json
+import re
 
 import pytest
 from conftest import in_a_folder, run_script
@@ -55,7 +56,33 @@ def kernels(tmp_path):
     assert 0 <= seconds["products"] <= seconds["needed"] < seconds["median"], name
 
 
-BESIDE = {"methods": in_a_folder(methods), "kernels": in_a_folder(kernels)}
+TABLE = """
+title = "Two rows"
+seeds = 2
+metrics = ["ndcg@10"]
+teacher_row = "teacher"
+student_row = "student"
+flags = ["--data=synthetic(users=100, items=240, interactions_per_user=16)", "--epochs=2", "--batch_size=256"]
+[[row]]
+row = "teacher"
+flags = ["--model=mf(dim=8)"]
+[[row]]
+row = "student"
+flags = ["--model=mf(dim=4)"]
+"""
+
+
+def sealing(tmp_path):
+  (tmp_path / "two.toml").write_text(TABLE)
+  done = run_script("bench", f"--sealing={tmp_path}/two.toml")
+  assert done.returncode == 0, done.stderr
+  said = re.search(r"([\d.]+) s, of these ([\d.]+) s \(([\d.]+) %\)", done.stdout)
+  seconds, share, percent = map(float, said.groups())
+  assert 0 < share < seconds
+  assert percent == pytest.approx(100 * share / seconds, abs=1)
+
+
+BESIDE = {"methods": in_a_folder(methods), "kernels": in_a_folder(kernels), "sealing": in_a_folder(sealing)}
 
 
 @pytest.mark.slow
@@ -66,3 +93,8 @@ def test_every_method_named_is_timed_and_written(beside):
 @pytest.mark.slow
 def test_no_kernel_is_faster_than_the_machine(beside):
   beside("kernels")
+
+
+@pytest.mark.slow
+def test_the_time_of_seals_is_a_part_of_the_time_of_a_table(beside):
+  beside("sealing")

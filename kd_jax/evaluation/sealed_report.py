@@ -22,8 +22,9 @@ _KIND = "values of users"
 _FILE = "values.npz"
 # What two evaluations must share, so that their results may stand in one report: {field of the report: in words}.
 _IDENTITY = {"seal": "another training of this run", "options": "other options", "kd_jax": "another version of kd_jax"}
+_DICTS = ("options", "metrics", "differences", "others")  # fields of every report
 _BY_KEY = ("metrics", "differences", "transfer_ratio", "no_transfer")  # an earlier call may have had more of them
-_OF_TEACHER = ("compression_ratio", "overlap@10")  # measured against the `teacher` of the report
+_OF_TEACHER = ("compression_ratio", "agreement", "overlap@10")  # measured against the `teacher` of the report
 _OF_STUDENT = ("transfer_ratio", "no_transfer", "relative_improvement")  # and against its `student`, too
 
 
@@ -49,7 +50,10 @@ def read(run: str | os.PathLike, split: str) -> Stored | None:
     raise InputError(f"{error}; remove {folder} and evaluate again") from None
   except sealed.NOT_ARRAYS as error:
     raise InputError(f"{folder / _FILE}: {error}; remove {folder} and evaluate again") from None
-  return Stored(metadata.get("report", {}), user_ids, values)
+  report = metadata.get("report")
+  if not isinstance(report, dict) or "seal" not in report or not all(isinstance(report.get(x), dict) for x in _DICTS):
+    raise InputError(f"{folder}: not the evaluation of a run; remove it and evaluate again")
+  return Stored(report, user_ids, values)
 
 
 def identity(seal: str | None, options: EvaluationOptions) -> dict[str, Any]:

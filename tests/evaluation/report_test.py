@@ -167,6 +167,18 @@ def test_a_damaged_report_is_refused_with_the_way_out(runs, name):
   assert evaluate(run) == stored(run).report
 
 
+@pytest.mark.parametrize("metadata", [{}, {"report": None}, {"report": {"seal": "x", "metrics": {}}}])
+def test_an_artifact_without_the_fields_of_a_report_is_refused(runs, metadata):
+  run = runs / "distilled"
+  evaluate(run)
+  found = stored(run)
+  with sealed.writing(run / "test_values", "values of users", metadata) as temporary:
+    np.savez(temporary / "values.npz", user_ids=found.user_ids, **found.values)
+  with pytest.raises(InputError, match="test_values: not the evaluation of a run"):
+    evaluate(run)
+  shutil.rmtree(run / "test_values")
+
+
 def test_the_files_for_people_are_not_read(runs):
   run = runs / "distilled"
   expected = evaluate(run)

@@ -28,6 +28,9 @@ def test_tests_effect_and_interval_are_those_of_scipy(shift):
   swaps = stats.permutation_test((a, b), lambda x, y: np.mean(x) - np.mean(y), permutation_type="samples",
                                  vectorized=False, n_resamples=2000, rng=np.random.default_rng(1))
   assert found["randomisation"] == pytest.approx(swaps.pvalue, abs=0.04)
+  interval = stats.bootstrap((a - b,), np.mean, n_resamples=2000, batch=200, method="percentile",
+                             rng=np.random.default_rng(0)).confidence_interval
+  assert found["interval"] == pytest.approx(list(interval), rel=1e-9)
   half = stats.sem(a - b) * stats.norm.ppf(0.975)  # the normal interval, close with 120 users
   assert found["interval"] == pytest.approx([found["difference"] - half, found["difference"] + half], abs=0.15 * half)
 
@@ -68,6 +71,17 @@ def test_one_user_that_differs_proves_nothing():
   a = np.zeros(9)
   b = np.where(np.arange(9) == 4, 1.0, 0.0)
   assert significance.compare(a, b)["randomisation"] == 1.0
+
+
+def test_metrics_that_are_compared_together_have_the_results_of_each_alone():
+  a, b = (dict(zip("mnop", columns, strict=True)) for columns in np.random.default_rng(7).normal(size=(2, 4, 80)))
+  a["n"][:5], b["o"][60:] = np.nan, np.nan
+  a["p"] = np.where(np.arange(80) < 6, a["p"], b["p"])  # few users differ: exact
+  together = significance.compare_all(a, b)
+  assert list(together) == list(a)
+  for name, found in together.items():
+    alone = significance.compare(a[name], b[name])
+    assert found == alone
 
 
 def test_users_without_a_value_are_left_out():

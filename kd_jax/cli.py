@@ -87,6 +87,7 @@ class _FlagValues(flags.FlagValues):
   """Flags that may be in files, but not in devices, such as /dev/zero, which have no end."""
 
   def _get_flag_file_lines(self, filename, parsed_file_stack=None):
+    _check_word(f"--flagfile={filename}")
     if pathlib.Path(filename).is_char_device():
       raise InputError(f"`flagfile={filename}`: a device, not a file")
     lines = super()._get_flag_file_lines(filename, parsed_file_stack)

@@ -127,7 +127,7 @@ def test_a_dotted_name_reaches_a_module_of_the_working_directory(own):
 
 
 def test_what_a_factory_refuses_is_an_error_of_input(own):
-  with pytest.raises(InputError, match=r"scaled.*must not be negative"):
+  with pytest.raises(InputError, match=r"^`kd`: .*scaled.*must not be negative"):
     registry.build("losses", registry.parse("losses", f"{own}.scaled(size=-1)", "kd"))
   with pytest.raises(InputError, match="most"):
     registry.build("losses", registry.parse("losses", "kl(candidates='most')", "kd"))

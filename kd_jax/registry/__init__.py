@@ -24,7 +24,8 @@ __all__ = ["GIVEN", "KINDS", "SCHEDULES", "Call", "accepts", "allow_code", "bind
 _SHOWN = 200  # characters of a text in a message
 # {folder: the option that names its factories}
 _OPTIONS = {"data": "data", "models": "model", "losses": "kd", "objectives": "loss", "metrics": "metrics",
-            "label_metrics": "metrics", "optimizers": "optimizer", "schedules": "schedule", "callbacks": "callbacks"}
+            "label_metrics": "metrics", "optimizers": "optimizer", "schedules": "schedule", "callbacks": "callbacks",
+            "compression": "compress"}
 # Schedules of optax that can be used as a weight; their steps are epochs.
 SCHEDULES = ("linear_schedule", "cosine_decay_schedule", "exponential_decay", "polynomial_schedule")
 
@@ -79,7 +80,8 @@ def build(package: str, call: Call, **given) -> Any:
   try:
     made = factory(**given, **dict(call.arguments))
   except (TypeError, ValueError) as error:
-    raise InputError(f"{call}: {error}") from error
+    where = "" if "`" in str(error) else f"`{_OPTIONS[package]}`: "
+    raise InputError(f"{where}{call}: {error}") from error
   return own_code.check_made(package, made, call) if "." in call.name else made
 
 

@@ -31,7 +31,7 @@ _MANIFEST, _SEAL, _LOCK = "manifest.json", "manifest.sha256", ".lock"
 _OWN = (_MANIFEST, _SEAL, _LOCK)  # files at the top level that the manifest does not list
 # What numpy.load, or reading from its result, raises for a file that is damaged or holds no arrays.
 NOT_ARRAYS = (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, NotImplementedError,
-              SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
+              SyntaxError, SystemError, tokenize.TokenError, zipfile.BadZipFile, zlib.error)
 
 
 @contextlib.contextmanager

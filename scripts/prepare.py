@@ -12,12 +12,14 @@ FLAGS = cli.define(cli.DATA)
 
 def main(values):
   from kd_jax import data, registry
-  from kd_jax.data import audit, contexts, store
+  from kd_jax.data import audit, contexts, reading, store
 
   start = time.monotonic()
-  call = registry.parse("data", values.data, "data")
+  call = store.complete(store.canonical(registry.parse("data", values.data, "data")), values.data_dir)
+  if (said := reading.describe(call)) is not None:
+    print(f"read as: {said}\ncall: {reading.short(call)}")
   dataset = data.load(call, values.data_dir, values.cache_dir, splits=("train", "validation", "test"))
-  folder = store.prepare(store.canonical(call), values.data_dir, values.cache_dir)
+  folder = store.prepare(call, values.data_dir, values.cache_dir)
   print(f"{'SYNTHETIC: ' if dataset.synthetic else ''}{dataset.name}")
   kind = audit if dataset.contexts is None else contexts
   print(kind.describe(kind.of_dataset(dataset)))

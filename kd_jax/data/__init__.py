@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from kd_jax import registry
 from kd_jax.base import Dataset
@@ -38,6 +39,25 @@ def load(
   return store.load(call, data_dir, cache_dir, splits, memory, expected)
 
 
+def of_frame(frame: Any, name: str = "interactions", cache_dir: str | os.PathLike | None = None,
+             **arguments: Any) -> str:
+  """The call that reads a frame of pandas or polars, a Hugging Face data set, or {name of a column: array}.
+
+  The frame is stored as Parquet in the cache, under its sha256, so that runs on it can be resumed. `name` is
+  "interactions" or "labelled", and `arguments` are those of that factory: names of columns, split, ...
+
+    dataset = kd_jax.load_data(kd_jax.of_frame(frame, user="customer", item="article", timestamp="time"))
+
+  Raises InputError: the frame has columns of several types, or the cache cannot be written.
+  """
+  from kd_jax.data import frames
+
+  path = frames.store(frame, cache_dir)
+  call = str(registry.Call(name, tuple(({"path": str(path)} | arguments).items())))
+  registry.parse("data", call, "data")
+  return call
+
+
 def hashes(
     spec: str | registry.Call,
     data_dir: str | os.PathLike | None = None,
@@ -50,4 +70,4 @@ def hashes(
   from kd_jax.data import store
 
   call = store.canonical(registry.parse("data", spec, "data") if isinstance(spec, str) else spec)
-  return store.hashes(store.prepare(call, data_dir, cache_dir))
+  return store.hashes(store.prepare(store.complete(call, data_dir), data_dir, cache_dir))

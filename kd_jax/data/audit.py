@@ -8,6 +8,7 @@ import numpy as np
 
 from kd_jax.base import Dataset
 from kd_jax.data import splits
+from kd_jax.data.order import slices, stable
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
 SYNTHETIC = "SYNTHETIC data: generated, no result on it says anything about people"
@@ -24,7 +25,7 @@ _MILLISECONDS = 10**11  # time stamps from here on: in seconds they are after th
 def inspect_split(log: Log, parts: np.ndarray, rule: str) -> dict[str, Any]:
   """Counts and shares, as JSON values. Raises AssertionError if a temporal split trains on rows later than test."""
   train, validation, test = (parts == value for value in (TRAIN, VALIDATION, TEST))
-  cold = np.bincount(log.items[train], minlength=len(log.item_ids))[log.items] == 0
+  cold = (np.bincount(log.items[train], minlength=len(log.item_ids)) == 0)[log.items]
   users = len(log.user_ids)
   rows = {name: np.bincount(log.users[mask], minlength=users)
           for name, mask in (("train", train), ("test", test), ("warm_test", test & ~cold))}
@@ -38,8 +39,8 @@ def inspect_split(log: Log, parts: np.ndarray, rule: str) -> dict[str, Any]:
       "cold_test": int((test & cold).sum()), "cold_test_share": _share(test & cold, test),
       "cold_validation": int((validation & cold).sum()),
       "cold_validation_share": _share(validation & cold, validation),
-      "cold_test_items": len(np.unique(log.items[test & cold])),
-      "cold_validation_items": len(np.unique(log.items[validation & cold])),
+      "cold_test_items": int(np.count_nonzero(np.bincount(log.items[test & cold]))),
+      "cold_validation_items": int(np.count_nonzero(np.bincount(log.items[validation & cold]))),
       "users_sorted_by_item_id": None if rule == "given" or log.unordered else sorted_users(log),
       "largest_user": _largest_user(log),
       "missing_ids": {"users": _missing(log.users, log.user_ids), "items": _missing(log.items, log.item_ids)},
@@ -47,6 +48,8 @@ def inspect_split(log: Log, parts: np.ndarray, rule: str) -> dict[str, Any]:
   }
   if log.timestamps is not None:
     report |= inspect_times(log, parts)
+  if log.in_time:
+    report["order_is_time"] = True
   if rule == "temporal" and train.any() and test.any():
     if log.timestamps[train].max() > log.timestamps[test].min():
       raise AssertionError("a temporal split put a test interaction before a train interaction")
@@ -62,8 +65,10 @@ def inspect_times(log: Log, parts: np.ndarray) -> dict[str, Any]:
   A stamp is tied if the user has it twice. A user has one stamp if several rows have no other. A user's end is tied if
   the first row of validation or test has the time of the last row of the part before; shares are of users with test.
   """
-  order, count = np.lexsort((log.timestamps, log.users)), len(log.user_ids)
+  order, count = _in_time(log), len(log.user_ids)
+  by_item = sorted_users(log, order)
   users, times = log.users[order], log.timestamps[order]
+  del order
   same_user, same_time = users[1:] == users[:-1], times[1:] == times[:-1]
   tied = np.zeros(len(users), bool)
   tied[1:] = same_user & same_time
@@ -74,23 +79,36 @@ def inspect_times(log: Log, parts: np.ndarray) -> dict[str, Any]:
   return {"tied_stamps": int(tied.sum()), "tied_stamps_share": float(tied.mean()),
           "users_with_one_stamp": int(one.sum()), "users_with_one_stamp_share": _share(one, several),
           "users_with_tied_end": int(ends.sum()), "users_with_tied_end_share": _share(ends, tested),
-          "stamps_are_dates": _are_dates(times), "users_sorted_by_item_id_in_time": sorted_users(log, order),
+          "stamps_are_dates": _are_dates(times), "users_sorted_by_item_id_in_time": by_item,
           **inspect_units(times)}
+
+
+def _in_time(log) -> np.ndarray:
+  """The order [N] of the rows by user, then by time stamp, then by row."""
+  first, last = (int(x) for x in (log.timestamps.min(initial=0), log.timestamps.max(initial=0)))
+  if len(log.user_ids) * (last - first + 1) >= 2**63:
+    return np.lexsort((log.timestamps, log.users))
+  keys = np.multiply(log.users, last - first + 1, dtype=np.int64)
+  keys += log.timestamps
+  keys -= first
+  return stable(keys)
 
 
 def _tied_ends(log, parts) -> np.ndarray:
   """Mask [U] of the users with a tied end."""
   limits = np.iinfo(np.int64)
   first, last = (np.full((len(splits.NAMES), len(log.user_ids)), x, np.int64) for x in (limits.max, limits.min))
-  np.minimum.at(first, (parts, log.users), log.timestamps)
-  np.maximum.at(last, (parts, log.users), log.timestamps)
+  for rows in slices(len(parts)):
+    place = parts[rows], log.users[rows]
+    np.minimum.at(first, place, log.timestamps[rows])
+    np.maximum.at(last, place, log.timestamps[rows])
   before_test = np.where(last[VALIDATION] > limits.min, last[VALIDATION], last[TRAIN])
   return (first[VALIDATION] == last[TRAIN]) | (first[TEST] == before_test)
 
 
 def inspect_units(timestamps: np.ndarray) -> dict[str, Any]:
   """The number and share of time stamps that are too large to be seconds."""
-  finer = np.abs(timestamps.astype(np.float64)) >= _MILLISECONDS
+  finer = (timestamps >= _MILLISECONDS) | (timestamps <= -_MILLISECONDS)
   return {"not_seconds": int(finer.sum()), "not_seconds_share": float(finer.mean()) if len(finer) else 0.0}
 
 
@@ -117,8 +135,9 @@ def sorted_users(log: Log, order: np.ndarray | None = None) -> float:
     values = np.array([int(i) for i in log.item_ids], np.int64)
   else:
     values = np.argsort(np.argsort(np.array(log.item_ids), kind="stable"))
-  order = np.argsort(log.users, kind="stable") if order is None else order
-  users, values = log.users[order], values[log.items[order]]
+  order = stable(log.users) if order is None else order
+  _, ranks = np.unique(values, return_inverse=True)  # as int32, they need half of the memory
+  users, values = log.users[order], ranks.astype(np.int32)[log.items[order]]
   falls = (users[1:] == users[:-1]) & (values[1:] <= values[:-1])
   count = len(log.user_ids)
   unsorted = np.bincount(users[1:][falls], minlength=count) > 0
@@ -174,6 +193,8 @@ def describe(report: dict[str, Any]) -> str:
   ]
   if report["users_sorted_by_item_id"] is not None:  # a given split does not depend on the order of rows
     lines.append(f"users whose rows ascend by item id in the source: {report['users_sorted_by_item_id']:.1%}")
+  if report.get("order_is_time"):
+    lines.append("there are no time stamps: the order of a user's rows in the source is taken for that of time")
   if "tied_stamps" in report:
     lines.append(f"time stamps that a user has twice: {report['tied_stamps']:,} = {report['tied_stamps_share']:.1%}; "
                  f"users with one time stamp for several interactions {report['users_with_one_stamp']:,} = "
@@ -192,7 +213,8 @@ def _share(part, whole):
 
 def warnings(report: dict[str, Any], rule: str) -> list[str]:
   """What makes results on the data doubtful, one line each."""
-  of_order = _of_position(report) if rule == "position" else _of_time(report, rule) if rule in _BY_TIME else []
+  in_order = rule == "position" or report.get("order_is_time")
+  of_order = _of_position(report, rule) if in_order else _of_time(report, rule) if rule in _BY_TIME else []
   found = [*of_order, *of_units(report), *_of_ids(report)]
   told = rule == "cold_items" or any("training never sees" in warning for warning in of_order)
   if report["cold_test_share"] > _COLD and not told:
@@ -206,12 +228,12 @@ def warnings(report: dict[str, Any], rule: str) -> list[str]:
   return found
 
 
-def _of_position(report) -> list[str]:
+def _of_position(report, rule) -> list[str]:
   if (report["users_sorted_by_item_id"] or 0) <= _MOST:
     return []
   return [f"the rows of {report['users_sorted_by_item_id']:.1%} of users ascend by item id, so their order is "
-          f"not time: a split by position tests on the highest ids, and {report['cold_test_share']:.1%} of "
-          "test interactions are on items that training never sees"]
+          f"not time: {'a split by position' if rule == 'position' else rule} tests on the highest ids, and "
+          f"{report['cold_test_share']:.1%} of test interactions are on items that training never sees"]
 
 
 def _of_time(report, rule) -> list[str]:

@@ -35,7 +35,10 @@ class RecommenderLog(tfds.core.GeneratorBasedBuilder):
   contents: dict[str, Columns]
 
   def _info(self):
-    columns = {name: tfds.features.Tensor(shape=(None,), dtype=dtype) for name, dtype in COLUMNS.items()}
+    # As bytes: as numbers of a protocol buffer, they are converted one by one. Texts cannot be bytes.
+    columns = {name: tfds.features.Tensor(shape=(None,), dtype=dtype, encoding=tfds.features.Encoding.NONE if
+                                          dtype is np.str_ else tfds.features.Encoding.BYTES)
+               for name, dtype in COLUMNS.items()}
     columns |= {name: tfds.features.Tensor(shape=(None, None), dtype=dtype, encoding=tfds.features.Encoding.ZLIB)
                 for name, dtype in TABLES.items()}
     features = tfds.features.FeaturesDict(columns)

@@ -19,17 +19,34 @@ def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
   if not log.user_ids:
     raise InputError("`data`: there are no contexts")
   kept = cleaning.take(log, cleaning.first_of_pairs(log))
-  cleaned = {"rows": len(log.user_ids) + len(log.bad_rows), "bad_rows": len(log.bad_rows),
+  cleaned = {"rows": len(log.user_ids) + len(log.bad_rows) + log.missing, "bad_rows": len(log.bad_rows),
+             **({"missing_rows": log.missing} if log.missing else {}),
              "first_bad_rows": list(log.bad_rows[:cleaning.SHOWN]), "duplicates": len(log.users) - len(kept.users),
              "interactions": len(kept.users)}
+  if len(kept.users) in (0, len(log.user_ids) * len(log.item_ids)):
+    value = int(len(kept.users) > 0)
+    raise InputError(f"`data`: every label of all {len(log.user_ids):,} contexts is {value}: there is nothing to "
+                     "learn; are `labels` the right columns, and `positive` the right rule?")
   parts = split(recipe, kept)
   for value, name in enumerate(splits.NAMES):
     if not (parts == value).any() and name not in recipe.may_be_empty:
       raise InputError(f"`data`: the {name} split is empty ({len(parts):,} contexts in all)")
   rule = {"rule": recipe.split, "ratios": list(recipe.ratios), "seed": recipe.split_seed}
   rule |= {"folds": recipe.folds, "fold": recipe.fold} if recipe.folds else {}
-  kept = kept._replace(contexts=kept.contexts._replace(parts=parts))
+  kept = kept._replace(contexts=kept.contexts._replace(parts=parts), user_features=filled(kept.user_features, parts))
   return kept, parts[kept.users], {"cleaning": cleaned, "split": rule, "audit": inspect(kept)}
+
+
+def filled(features: Features | None, parts: np.ndarray) -> Features | None:
+  """The features with the mean over training in the place of missing numbers, which are NaN; 0 if all are missing."""
+  if features is None or not any(np.isnan(x).any() for x in features.vectors.values()):
+    return features
+  vectors = {}
+  for name, values in features.vectors.items():
+    known = values[(parts == TRAIN) & ~np.isnan(values[:, 0])]
+    mean = known.astype(np.float64).mean() if len(known) else 0.0
+    vectors[name] = np.where(np.isnan(values), np.float32(mean), values)
+  return features._replace(vectors=vectors)
 
 
 def split(recipe: Recipe, log: Log) -> np.ndarray:
@@ -78,6 +95,9 @@ def inspect(log: Log) -> dict[str, Any]:
   if report["rarest_label"] == 0:
     report["warnings"].append(f"{int((positive == 0).sum())} labels are never positive in train")
   report["warnings"] += _of_unknown(report["unknown_values"])
+  positives = np.bincount(parts[log.users], minlength=len(splits.NAMES))
+  report["warnings"] += [f"{name} has no positive label: auc, group_auc and map have no value there"
+                         for name, count in zip(splits.NAMES, positives.tolist(), strict=True) if not count]
   if log.contexts.timestamps is not None:
     report |= audit.inspect_units(log.contexts.timestamps)
     report["warnings"] += audit.of_units(report)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import weakref
+from collections.abc import Iterator
 
 import numpy as np
 
 from kd_jax.data.recipe import Log
 
+_PART = 1 << 20  # rows, see `slices`
 _KNOWN: dict[int, np.ndarray] = {}  # the priorities of arrays of ids that are in memory, by the array's id()
 
 
@@ -43,9 +45,46 @@ def unordered(log: Log) -> Log:
   users, items = (priority(np.array(ids, object))[codes] for ids, codes in (
       (log.user_ids, log.users), (log.item_ids, log.items)))
   rest = [column for column in (log.parts, log.ratings, log.timestamps) if column is not None]
-  rows = np.lexsort((*rest, items, _mixed(users.astype(np.uint64) << 32 | items.astype(np.uint64)), users))
+  # One sort by the user and the upper half of the hash of (user, item), and another of the few rows that are equal.
+  keys = np.empty(len(users), np.uint64)
+  for part in slices(len(keys)):
+    keys[part] = users[part].astype(np.uint64) << np.uint64(32) | _hashes_of(users[part], items[part]) >> np.uint64(32)
+  rows = np.argsort(keys)
+  places = _tied(keys, rows)
+  del keys
+  tied = rows[places]
+  hashes = _hashes_of(users[tied], items[tied])
+  rows[places] = tied[np.lexsort((*(column[tied] for column in rest), items[tied], hashes, users[tied]))]
+  del users, items
   columns = {name: getattr(log, name) for name in ("users", "items", "ratings", "timestamps", "parts")}
   return log._replace(unordered=True, **{name: None if x is None else x[rows] for name, x in columns.items()})
+
+
+def stable(keys: np.ndarray) -> np.ndarray:
+  """The stable order [N] of integers: `np.argsort(keys, kind="stable")`, in less time."""
+  rows = np.argsort(keys)
+  places = _tied(keys, rows)
+  tied = rows[places]
+  rows[places] = tied[np.lexsort((tied, keys[tied]))]
+  return rows
+
+
+def slices(count: int) -> Iterator[slice]:
+  """The rows 0..count - 1 in parts, so that what is computed of them needs little memory at a time."""
+  return (slice(start, min(count, start + _PART)) for start in range(0, count, _PART))
+
+
+def _tied(keys, rows) -> np.ndarray:
+  """The places in the order `rows` where a key equals that of a neighbour."""
+  equal = np.zeros(len(rows) + 1, bool)
+  for part in slices(max(0, len(rows) - 1)):
+    ascending = keys[rows[part.start : part.stop + 1]]
+    equal[part.start + 1 : part.stop + 1] = ascending[1:] == ascending[:-1]
+  return np.flatnonzero(equal[1:] | equal[:-1])
+
+
+def _hashes_of(users, items) -> np.ndarray:
+  return _mixed(users.astype(np.uint64) << np.uint64(32) | items.astype(np.uint64))
 
 
 def _mixed(values: np.ndarray) -> np.ndarray:

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import array
-import contextlib
-import csv
-import gzip
+import datetime
+import functools
 import math
 import pathlib
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from kd_jax.base import InputError
+from kd_jax.data.formats import checked, delimited, parquet, parts, raw
+from kd_jax.data.formats.checked import Kind, Table
+from kd_jax.data.formats.delimited import Style
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
-DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}  # keys are results of `kind`
-PARQUET = ".parquet"
+DELIMITERS = {suffix: delimited.DELIMITERS[suffix] for suffix in (".csv", ".tsv", ".txt")}  # keys are results of `kind`
+PARQUET = parquet.SUFFIX
 ID_LENGTH = 200  # characters; all ids are stored with the width of the longest
-LINE_LENGTH = 1 << 20  # bytes
 _PARTS = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
 _TIMES = np.iinfo(np.int64)
+UNITS = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6}  # {unit of time stamps: parts of a second}
 
 
 def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, ...], header: bool = False,
@@ -30,55 +28,27 @@ def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, 
   """Reads a delimited UTF-8 text file, gzipped if its name ends in .gz. `columns` is the kind of each field.
 
   A kind is "users", "items", "ratings", "timestamps", "parts", or None for a field that is not read.
-  Raises InputError, naming file, line and reason, if more than `max_bad_rows` rows are bad.
+  Raises InputError, naming file, lines and reasons, if more than `max_bad_rows` rows are bad.
   """
-  numbered = lines(path)
-  if header:
-    next(numbered, None)
-  rows = ((number, *fields(line, delimiter, len(columns))) for number, line in numbered)
-  return collect(path, rows, columns, max_bad_rows)
+  places = {KINDS[name]: place for place, name in enumerate(columns) if name}
+  blocks = delimited.blocks(path, Style(delimiter, header), list(places.values()), len(columns),
+                            [place for kind, place in places.items() if kind.name == "timestamps"])
+  log = log_of(checked.collect(path, blocks, list(places), max_bad_rows))
+  return log._replace(users=log.users.astype(np.int64), items=log.items.astype(np.int64))
 
 
-def collect(path: pathlib.Path, rows: Iterable[tuple[int, Sequence | None, str]],
-            columns: tuple[str | None, ...], max_bad_rows: int = 0) -> Log:
-  """Makes a log of rows (number, fields, or None for a bad row, reason if None). Checks every field of every row."""
-  readers = [(place, name, READERS[name]) for place, name in enumerate(columns) if name]
-  store = {name: array.array("d" if name == "ratings" else "q") for _, name, _ in readers}
-  index: dict[str, dict[str, int]] = {"users": {}, "items": {}}
-  bad: list[str] = []
-  for number, row, reason in rows:
-    try:
-      if row is None:
-        raise ValueError(reason)
-      values = [(name, reader(row[place])) for place, name, reader in readers]
-    except ValueError as error:
-      bad.append(f"{path}:{number}: {error}")
-      if len(bad) > max_bad_rows:
-        raise InputError(f"`data`: {bad[0]} ({len(bad)} bad, max_bad_rows={max_bad_rows})") from None
-      continue
-    for name, value in values:
-      store[name].append(index[name].setdefault(value, len(index[name])) if name in index else value)
-  if not index["users"]:
-    raise InputError(f"`data`: {path}: holds no interactions" + (f"; {bad[0]}" if bad else ""))
-  types = {"ratings": np.float32, "timestamps": np.int64, "parts": np.int8}
-  rest = {name: np.array(store[name], dtype) for name, dtype in types.items() if name in store}
-  return Log(np.array(store["users"]), np.array(store["items"]), list(index["users"]), list(index["items"]),
-             bad_rows=tuple(bad), **rest)
+def log_of(table: Table) -> Log:
+  """The log of a table of users, items and perhaps ratings, time stamps and parts."""
+  (users, user_ids), (items, item_ids) = table.columns["users"], table.columns["items"]
+  rest = {name: column for name, column in table.columns.items() if name not in ("users", "items")}
+  return Log(users, items, user_ids, item_ids, bad_rows=table.bad_rows,
+             missing=table.missing, **rest)
 
 
 def lines(path: pathlib.Path, argument: str = "data") -> Iterator[tuple[int, bytes]]:
   """(line number from 1, line without line end). Raises InputError, naming `argument`, if the file cannot be read."""
-  opened = gzip.open if path.suffix == ".gz" else open
-  try:
-    with opened(path, "rb") as file:
-      for number, line in enumerate(iter(lambda: file.readline(LINE_LENGTH), b""), 1):
-        if len(line) == LINE_LENGTH:
-          raise InputError(f"`{argument}`: {path}:{number}: the line is longer than {LINE_LENGTH:,} bytes")
-        if number == 1:
-          line = line.removeprefix(b"\xef\xbb\xbf")
-        yield number, line.rstrip(b"\n").removesuffix(b"\r")
-  except (OSError, EOFError, zlib.error) as error:
-    raise InputError(f"`{argument}`: {path}: cannot be read: {error}") from None
+  for number, piece in raw.pieces(path, argument):
+    yield from enumerate(raw.lines(piece), number)
 
 
 def kind(path: pathlib.Path) -> str:
@@ -86,38 +56,9 @@ def kind(path: pathlib.Path) -> str:
   return pathlib.Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
 
 
-@contextlib.contextmanager
-def parquet(path: pathlib.Path, where: str) -> Iterator[Any]:
-  """The open pyarrow.parquet.ParquetFile. Raises InputError, which begins with `where`, if it cannot be read."""
-  try:
-    import pyarrow
-    import pyarrow.parquet
-  except ImportError:
-    raise InputError(f"{where}: reading Parquet needs pyarrow: pip install pyarrow") from None
-  try:
-    with pyarrow.parquet.ParquetFile(path) as file:
-      yield file
-  except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-    raise InputError(f"{where}: cannot be read: {str(error)[:200]}") from None
-
-
 def fields(line: bytes, delimiter: str, count: int | None) -> tuple[list[str] | None, str]:
   """(fields, "") of a line, or (None, reason) if it is bad. With `count` None, any number of fields is valid."""
-  if b"\0" in line:
-    return None, "a NUL byte"
-  try:
-    text = line.decode()
-  except UnicodeDecodeError as error:
-    return None, f"not UTF-8: {error.reason} at byte {error.start}"
-  row = text.split(delimiter)
-  if '"' in text and len(delimiter) == 1:
-    try:
-      row = next(csv.reader([text], delimiter=delimiter, strict=True))
-    except (csv.Error, StopIteration) as error:
-      return None, f"quotes: {error} (a quoted field ends on its line)"
-  if count is not None and len(row) != count:
-    return None, f"{len(row)} columns, expected {count}" if text else "an empty line"
-  return row, ""
+  return delimited.cut(line, Style(delimiter), count)
 
 
 def _identifier(text):
@@ -130,7 +71,12 @@ def _identifier(text):
   return text
 
 
-def _rating(text, what="rating"):
+def _rating(text):
+  return number(text, "rating")
+
+
+def number(text: str, what: str) -> float:
+  """A finite number that fits into float32. Raises ValueError with the reason; `what` names the value."""
   value = _number(text, what)
   if not abs(value) < float(np.finfo(np.float32).max):
     raise ValueError(f"{what} {str(text)[:40]!r} is not a finite number")
@@ -141,7 +87,7 @@ def _timestamp(text):
   text = str(text)
   digits = text.removeprefix("-")
   if digits.isascii() and digits.isdecimal():
-    value = int(text[:40])  # exact above 2**53, unlike a float
+    value = int(digits.lstrip("0")[:40] or "0") * (-1 if text.startswith("-") else 1)  # exact above 2**53
   else:
     seconds = _number(text, "timestamp")
     value = math.floor(seconds) if math.isfinite(seconds) else _TIMES.max + 1
@@ -161,11 +107,55 @@ def _number(text, what) -> float:
 
 
 def _part(text):
-  if text not in _PARTS:
+  if (part := parts.of_word(str(text))) is None:
     raise ValueError(f"part {str(text)[:40]!r} is none of {', '.join(_PARTS)}")
-  return _PARTS[text]
+  return _PARTS[part]
 
 
-# {kind of field: the function that reads it}; each raises ValueError with the reason.
-READERS = {"users": _identifier, "items": _identifier, "ratings": _rating, "timestamps": _timestamp,
-            "parts": _part}
+def times(unit: str | None) -> Kind:
+  """The kind of time stamps of a unit. None: numbers of seconds, of which none is refused for its size."""
+  if unit is None:
+    return KINDS["timestamps"]
+  if unit == "iso8601":
+    return Kind("timestamps", _date, np.int64)
+  return Kind("timestamps", functools.partial(_in_unit, unit), np.int64, functools.partial(_all_in_unit, unit))
+
+
+def _date(text):
+  """ISO 8601; a time without a zone is UTC."""
+  try:
+    found = datetime.datetime.fromisoformat(str(text).strip())
+  except ValueError:
+    raise ValueError(f"timestamp {str(text)[:40]!r} is not a time in ISO 8601") from None
+  zoned = found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
+  return math.floor(zoned.timestamp())
+
+
+def _in_unit(unit, text):
+  value = _timestamp(text)
+  if (found := _all_in_unit(unit, np.array([value]))) is None:
+    raise ValueError(f"timestamp {str(text)[:40]!r} is not in {unit}, as the others are")
+  return int(found[0])
+
+
+def _all_in_unit(unit, values) -> np.ndarray | None:
+  """Seconds; None if a value looks like one of another unit: seconds after 5138, milliseconds before 1973."""
+  parts, size = UNITS[unit], np.abs(values)
+  finer, coarser = size >= 10**11 * parts, (size >= 10**8) & (size < 10**8 * parts)
+  return None if (finer | coarser).any() else values // parts
+
+
+def all_finite(values: np.ndarray) -> np.ndarray | None:
+  """The values as float32; None if one of them is too large for it."""
+  return values.astype(np.float32) if (np.abs(values) < np.finfo(np.float32).max).all() else None
+
+
+def _as_they_are(values) -> np.ndarray:
+  return values
+
+
+# {kind of field: its reader}; each raises ValueError with the reason.
+KINDS = {"users": Kind("users", _identifier), "items": Kind("items", _identifier),
+         "ratings": Kind("ratings", _rating, np.float32, all_finite),
+         "timestamps": Kind("timestamps", _timestamp, np.int64, _as_they_are),
+         "parts": Kind("parts", _part, np.int8)}

@@ -27,18 +27,22 @@ class Log(NamedTuple):
   positive labels. It is split by context. It is not filtered: all contexts and labels are kept.
   """
 
-  users: np.ndarray  # [N] int64, indices into user_ids
-  items: np.ndarray  # [N] int64, indices into item_ids
+  users: np.ndarray  # [N] int64 or int32, indices into user_ids
+  items: np.ndarray  # [N] int64 or int32, indices into item_ids
   user_ids: list[str]  # [U]
   item_ids: list[str]  # [I]
   ratings: np.ndarray | None = None  # [N] float32
   timestamps: np.ndarray | None = None  # [N] int64, seconds
   parts: np.ndarray | None = None  # [N] int8, TRAIN, VALIDATION or TEST, if the source fixes the split
-  bad_rows: tuple[str, ...] = ()  # "file:line: reason" of every row that was left out
+  bad_rows: tuple[str, ...] = ()  # "file:line: reason" of every bad row; of the later of very many, ""
   user_features: Features | None = None  # in the order of user_ids
   item_features: Features | None = None  # in the order of item_ids
   contexts: Contexts | None = None
   unordered: bool = False  # the rows are sorted by hashes: their order in the source was lost on purpose
+  missing: int = 0  # number of rows that were left out because they miss a value
+  notes: tuple[str, ...] = ()  # what else of the source was left out, for the audit
+  moved: float | None = None  # the share of each user's training rows that was moved into validation
+  in_time: bool = False  # there are no time stamps, and the order of a user's rows is taken for that of time
 
 
 class Source(NamedTuple):
@@ -69,6 +73,9 @@ class Recipe(NamedTuple):
   folds: int = 0  # labelled data: number of folds of cross-validation; the `fold`-th fold is the test split
   fold: int = 0
   revision: int = 0  # increase it if `read` gives other rows for the same files
+  repeated: str = "first"  # what of a repeated (user, item) is kept, see `cleaning.clean`
+  # The arguments that the source files decide and the call leaves open; {} if there are none.
+  complete: Callable[[list[pathlib.Path]], dict[str, Any]] | None = None
 
 
 def encode(values: list[Any]) -> tuple[np.ndarray, list[Any]]:

@@ -16,6 +16,7 @@ import urllib.request
 import zipfile
 
 from kd_jax.base import InputError
+from kd_jax.data.formats import parquet
 from kd_jax.data.recipe import Source
 from kd_jax.storage import sealed
 
@@ -46,7 +47,14 @@ def expanded(path, argument: str) -> pathlib.Path:
 
 def identity(source: Source, local: pathlib.Path | None, chosen: bool = False) -> str:
   """The sha256 of the source's content; arguments as in `find`."""
-  return source.sha256 or sealed.hash_file(_own_file(source, local, chosen))
+  return source.sha256 or content(_own_file(source, local, chosen))
+
+
+def content(path: pathlib.Path) -> str:
+  """The sha256 of a file; of a folder of Parquet, that of the names and hashes of its parts. Raises InputError."""
+  if not path.is_dir():
+    return sealed.hash_file(path)
+  return _sha256("".join(f"{sealed.hash_file(x)} {x.name}\n" for x in parquet.parts(path)).encode())
 
 
 def find(source: Source, local: pathlib.Path | None, cache: pathlib.Path, chosen: bool = False) -> pathlib.Path:
@@ -172,9 +180,13 @@ def _own_file(source, local, chosen) -> pathlib.Path:
   path = expanded(source.places[0][0], "data")
   places = [path] if local is None else [local / path, path] if chosen else [path, local / path]
   try:
-    return next(place for place in places if place.is_file())
+    found = next(place for place in places if place.exists())
   except (StopIteration, OSError):  # OSError: a name that is too long
     raise NoSourceError(f"`data`: path={source.places[0][0]!r}: no such file") from None
+  if not found.is_file() and not found.is_dir():
+    what = "a pipe" if found.is_fifo() else "a device or a socket"
+    raise InputError(f"`data`: path={source.places[0][0]!r}: {what} can be read only once; write it to a file first")
+  return found
 
 
 def _canonical(source, content) -> bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from kd_jax.base import InputError
+from kd_jax.data import cleaning
+from kd_jax.data.order import slices
 from kd_jax.data.recipe import TEST, TRAIN, VALIDATION, Log
 
 NAMES = ("train", "validation", "test")  # NAMES[value] for a value in `parts`
@@ -23,14 +25,15 @@ def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.
   position: each user's rows by ratios, in the order of the source.
   temporal: all rows by ratios in time order, so that the cuts are the same points in time for all users.
   loo: one random test and one random validation interaction of each user with at least three.
-  loo_last: the last interaction in time is test, the one before it validation.
+  loo_last: the last interaction in time is test, the one before it validation. Without time stamps, the order of
+    the source, if the log says that this is the order of time.
   cold_items: items by ratios, so that some items occur only in validation or only in test; interactions
     with the training items are split as in random.
   given: by the source.
   """
   if rule not in RULES:
     raise InputError(f"`data`: split={rule!r}: choose from {', '.join(RULES)}")
-  if rule in ("temporal", "loo_last") and log.timestamps is None:
+  if rule in ("temporal", "loo_last") and log.timestamps is None and not (rule == "loo_last" and log.in_time):
     raise InputError(f"`data`: split={rule!r} needs time stamps, and there are none")
   if rule == "given" and log.parts is None:
     raise InputError("`data`: split='given' needs a source that says which part each row is in")
@@ -45,13 +48,36 @@ def split_rows(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> np.
     return by_ratio(log.users, shuffled, ratios)
   if rule == "position":
     return by_ratio(log.users, np.arange(len(log.users)), ratios)
-  return leave_one_out(log.users, shuffled if rule == "loo" else np.argsort(log.timestamps, kind="stable"))
+  if rule == "loo_last":
+    shuffled = np.arange(len(log.users)) if log.timestamps is None else np.argsort(log.timestamps, kind="stable")
+  return leave_one_out(log.users, shuffled)
+
+
+def split_repeated(log: Log, rule: str, ratios: tuple[float, ...], seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """(mask of the rows that are left, parts of these), for a log with repeated (user, item).
+
+  The first row of each pair is split by `rule`; the other rows of a pair are left in train alone.
+  """
+  first = cleaning.first_of_pairs(log)
+  parts = np.full(len(log.users), TRAIN, np.int8)
+  parts[first] = split_rows(cleaning.take(log, first), rule, ratios, seed)
+  _, pairs = np.unique(log.users.astype(np.int64) * (int(log.items.max()) + 1) + log.items, return_inverse=True)
+  held = np.zeros(int(pairs.max()) + 1, bool)
+  held[pairs[parts != TRAIN]] = True
+  left = first | ~held[pairs]
+  return left, parts[left]
 
 
 def by_ratio(users: np.ndarray, order: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
   """Parts [N] that split each user's rows by ratios; `order` [N], a permutation of the rows, gives their order."""
   ranks, counts = _ranks(users, order)
-  return _cut(ranks, counts[users], ratios)
+  train = np.maximum(_floor(ratios[0] * counts), 1)  # [U], the number of training rows
+  validation = np.maximum(_floor((ratios[0] + ratios[1]) * counts), train)
+  parts = np.empty(len(users), np.int8)
+  for part in slices(len(users)):
+    own, rank = users[part], ranks[part]
+    parts[part] = (rank >= train[own]).astype(np.int8) + (rank >= validation[own])
+  return parts
 
 
 def by_time(timestamps: np.ndarray, ratios: tuple[float, ...]) -> np.ndarray:
@@ -98,14 +124,20 @@ def check_ratios(ratios: tuple[float, ...]) -> None:
     raise InputError(f"`data`: ratios={ratios!r}: give train, validation and test shares that sum to 1")
 
 
-def check_parts(log: Log, parts: np.ndarray, may_be_empty: tuple[str, ...] = ()) -> None:
-  """Raises InputError if a split is empty or two splits share a (user, item)."""
+def check_parts(log: Log, parts: np.ndarray, may_be_empty: tuple[str, ...] = (), reason: str = "") -> None:
+  """Raises InputError if a split is empty, with the reason, or two splits share a (user, item)."""
   for value, name in enumerate(NAMES):
     if not (parts == value).any() and name not in may_be_empty:
-      raise InputError(f"`data`: the {name} split is empty ({len(parts):,} interactions in all)")
-  pairs = log.users.astype(np.int64) * (int(log.items.max()) + 1) + log.items
+      raise InputError(f"`data`: the {name} split is empty ({len(parts):,} interactions in all{reason})")
+  pairs = np.multiply(log.users, int(log.items.max()) + 1, dtype=np.int64)
+  pairs += log.items
+  ascending = np.sort(pairs)
+  twice = ascending[1:][ascending[1:] == ascending[:-1]]
+  if not len(twice):
+    return
+  repeated = np.isin(pairs, twice)
   for a, b in ((TRAIN, VALIDATION), (TRAIN, TEST), (VALIDATION, TEST)):
-    shared = np.intersect1d(pairs[parts == a], pairs[parts == b])
+    shared = np.intersect1d(pairs[repeated & (parts == a)], pairs[repeated & (parts == b)])
     if len(shared):
       row = np.flatnonzero(pairs == shared[0])[0]
       example = f"user {log.user_ids[log.users[row]]!r}, item {log.item_ids[log.items[row]]!r}"
@@ -114,18 +146,19 @@ def check_parts(log: Log, parts: np.ndarray, may_be_empty: tuple[str, ...] = ())
 
 def _ranks(users, order):
   """The rank [N] of each row among its user's rows in `order`, and the number of rows of each user [U]."""
-  order = order[np.argsort(users[order], kind="stable")]
+  keys = np.empty(len(users), np.int64)
+  for part in slices(len(users)):
+    keys[order[part]] = np.arange(part.start, part.stop)
+  for part in slices(len(users)):
+    keys[part] += np.multiply(users[part], len(users), dtype=np.int64)
+  order = np.argsort(keys)  # keys are distinct: by user, then as in `order`
+  del keys
   counts = np.bincount(users)
-  starts = np.cumsum(counts) - counts
-  ranks = np.empty(len(users), np.int64)
-  ranks[order] = np.arange(len(users)) - starts[users[order]]
+  kind = np.int32 if len(users) < 2**31 else np.int64
+  ranks, starts = np.empty(len(users), kind), np.cumsum(counts) - counts
+  for part in slices(len(users)):
+    ranks[order[part]] = np.arange(part.start, part.stop) - starts[users[order[part]]]
   return ranks, counts
-
-
-def _cut(ranks, counts, ratios):
-  train = np.maximum(_floor(ratios[0] * counts), 1)
-  validation = np.maximum(_floor((ratios[0] + ratios[1]) * counts), train)
-  return (ranks >= train).astype(np.int8) + (ranks >= validation)
 
 
 def _floor(value):

@@ -35,6 +35,7 @@ def load(call: registry.Call, data_dir, cache_dir, wanted: tuple[str, ...], memo
   Data with other hashes than `expected` is refused.
   """
   try:
+    call = complete(call, data_dir)
     folder = prepare(call, data_dir, cache_dir)
   except sources.NoSourceError as error:
     where = f"; no prepared copy of it is in {cache_folder(cache_dir) / 'data'}" if expected else ""
@@ -85,13 +86,24 @@ def canonical(call: registry.Call) -> registry.Call:
   return call.changed(**(defaults | dict(call.arguments)))
 
 
+def complete(call: registry.Call, data_dir) -> registry.Call:
+  """The canonical call with the arguments that its source files decide. Raises InputError: a file cannot be found, or
+  it is not clear how to read it."""
+  recipe = registry.build("data", call)
+  if recipe.complete is None:
+    return call
+  local = sources.data_folder(data_dir)
+  paths = [sources.find(source, local, pathlib.Path(), bool(data_dir)) for source in recipe.sources]
+  return call.changed(**recipe.complete(paths))
+
+
 def cache_folder(cache_dir) -> pathlib.Path:
   """The folder for downloads and prepared data. Raises InputError if its ~ is not known."""
   return sources.expanded(cache_dir or os.environ.get("KD_JAX_CACHE") or _DEFAULT_CACHE, "cache_dir")
 
 
 def prepare(call: registry.Call, data_dir, cache_dir) -> pathlib.Path:
-  """The folder of the prepared data set of a canonical call; prepares it on first use. Raises InputError."""
+  """The folder of the prepared data set of a canonical, complete call; prepares it on first use. Raises InputError."""
   recipe, chosen = registry.build("data", call), bool(data_dir)
   local, cache = sources.data_folder(data_dir), cache_folder(cache_dir)
   read = [sources.identity(source, local, chosen) for source in recipe.sources]
@@ -124,7 +136,7 @@ def _make(call, recipe, paths, read, folder):
     log, parts, report = process(recipe, recipe.read(paths))
   except MemoryError:
     raise InputError(f"`data`: {call}: does not fit into memory") from None
-  report["sources"] = {source.name: sealed.hash_file(path) for source, path in zip(recipe.sources, paths, strict=True)}
+  report["sources"] = {source.name: sources.content(path) for source, path in zip(recipe.sources, paths, strict=True)}
   for source, path, sha256 in zip(recipe.sources, paths, read, strict=True):
     if source.sha256 is None and report["sources"][source.name] != sha256:
       raise InputError(f"`data`: {path}: changed while it was read; start again")
@@ -146,17 +158,40 @@ def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
   _check_arguments(recipe)
   if log.contexts is not None:
     return contexts.process(recipe, log)
-  log, cleaned = cleaning.clean(log, recipe.min_rating, recipe.min_user, recipe.min_item)
+  log, cleaned = cleaning.clean(log, recipe.min_rating, recipe.min_user, recipe.min_item, recipe.repeated)
   if not len(log.users):
-    raise InputError(f"`data`: no interaction is left after cleaning: {cleaned}")
-  parts = splits.split_rows(log, recipe.split, recipe.ratios, recipe.split_seed)
+    raise InputError(f"`data`: no interaction is left after cleaning: {_why_nothing(recipe, cleaned)}")
+  if recipe.repeated == "keep":
+    left, parts = splits.split_repeated(log, recipe.split, recipe.ratios, recipe.split_seed)
+    log = cleaning.take(log, left)
+  else:
+    parts = splits.split_rows(log, recipe.split, recipe.ratios, recipe.split_seed)
   asked = ("validation",) if recipe.ratios[1] == 0 and recipe.split in splits.BY_RATIO else ()
-  splits.check_parts(log, parts, recipe.may_be_empty + asked)
+  splits.check_parts(log, parts, recipe.may_be_empty + asked, _why_empty(log, recipe))
   audited = audit.inspect_split(log, parts, recipe.split)
-  if recipe.synthetic:
-    audited["warnings"].append(audit.SYNTHETIC)
+  audited["warnings"] += [*log.notes, *([audit.SYNTHETIC] if recipe.synthetic else [])]
   rule = {"rule": recipe.split, "ratios": list(recipe.ratios), "seed": recipe.split_seed}
+  rule |= {} if log.moved is None else {"validation_from_train": log.moved}
   return log, parts, {"cleaning": cleaned, "split": rule, "audit": audited, "unordered": log.unordered}
+
+
+def _why_nothing(recipe, cleaned) -> str:
+  """What removed the last interaction."""
+  core, rows = cleaned["k_core"], cleaned["rows"] - cleaned["bad_rows"] - cleaned.get("missing_rows", 0)
+  if core["interactions"]:
+    return (f"the k-core of min_user={recipe.min_user}, min_item={recipe.min_item} leaves none of "
+            f"{core['interactions']:,} interactions of {core['users']:,} users and {core['items']:,} items; lower them")
+  if cleaned.get("below_min_rating"):
+    return f"no rating of {rows:,} is at least min_rating={recipe.min_rating}"
+  return f"none of {rows:,} rows is left"
+
+
+def _why_empty(log, recipe) -> str:
+  """Why a split by these arguments may be empty."""
+  most = int(np.bincount(log.users).max())
+  if recipe.split == "given":
+    return f"; validation_ratio={log.moved} of no user's training rows is one: raise it" if log.moved else ""
+  return f"; no user has more than {'one interaction' if most == 1 else f'{most} interactions'}" if most < 20 else ""
 
 
 def _check_arguments(recipe):
@@ -171,7 +206,7 @@ def _check_arguments(recipe):
 
 
 def _contents(log, parts):
-  columns = {"users": log.users.astype(np.int32), "items": log.items.astype(np.int32),
+  columns = {"users": log.users.astype(np.int32, copy=False), "items": log.items.astype(np.int32, copy=False),
              "ratings": log.ratings, "timestamps": log.timestamps}
   columns = {name: column for name, column in columns.items() if column is not None}
   contents = {split: {name: column[parts == value] for name, column in columns.items()}

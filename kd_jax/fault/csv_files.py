@@ -22,17 +22,23 @@ _NO_TIMES = (b"9223372036854775808", b"nan", b"", b"t", b"1e30", b"9" * 400)
 def table(rng: Random) -> bytes:
   """A file of 2 to 40 rows; each field, line end and row may be odd."""
   end = [b"\n", b"\r\n"][rng.integers(2)] if rng.random() < 0.3 else b"\n"
+  content = end.join(lines(rng)) + (end if rng.random() < 0.9 else b"")
+  content = b"\xef\xbb\xbf" + content if rng.random() < 0.1 else content
+  return mutated(rng, content) if rng.random() < 0.3 else content
+
+
+def lines(rng: Random, mark: bytes = b",", header: bool = True) -> list[bytes]:
+  """The lines of a table with this separator."""
   worst = rng.random()  # many files are right, many have one mistake
-  lines = [_HEADER if rng.random() < 0.97 else [b"", b"user,item", b"item,user,time,rating", b"user,user,rating,time",
-                                               b"a,b,c,d", b'"user","item","rating","time"'][rng.integers(6)]]
+  head = _HEADER if rng.random() < 0.97 else [b"", b"user,item", b"item,user,time,rating", b"user,user,rating,time",
+                                             b"a,b,c,d", b'"user","item","rating","time"'][rng.integers(6)]
+  made = [head.replace(b",", mark)] if header else []
   for number in range(int(rng.integers(2, 40))):
     odd = worst < 0.6 and rng.random() < 0.05
     fields = [_pick(rng, _IDS, _BAD, odd), b"i%d" % number if rng.random() < 0.8 else _pick(rng, _IDS, _BAD, odd),
               _pick(rng, _NUMBERS, _NO_NUMBERS, odd), _pick(rng, _TIMES, _NO_TIMES, odd)]
-    lines.append(b",".join(fields) if not odd or rng.random() < 0.7 else _broken(rng, fields))
-  content = end.join(lines) + (end if rng.random() < 0.9 else b"")
-  content = b"\xef\xbb\xbf" + content if rng.random() < 0.1 else content
-  return mutated(rng, content) if rng.random() < 0.3 else content
+    made.append(mark.join(fields) if not odd or rng.random() < 0.7 else _broken(rng, fields))
+  return made
 
 
 def _pick(rng, good, bad, odd):
@@ -77,7 +83,7 @@ def read(content: bytes) -> Rows | None:
     return None
   places = [rows[0].index(name) for name in ("user", "item", "rating", "time")]
   try:
-    return [_row([row[place] for place in places]) for row in rows[1:] if _as_wide(row, rows[0])] or None
+    return [checked([row[place] for place in places]) for row in rows[1:] if _as_wide(row, rows[0])] or None
   except (ValueError, OverflowError):
     return None
 
@@ -98,7 +104,8 @@ def _as_wide(row, header) -> bool:
   return True
 
 
-def _row(fields) -> tuple[str, str, float, int]:
+def checked(fields: list[str]) -> tuple[str, str, float, int]:
+  """(user, item, rating, seconds) from four texts. Raises ValueError or OverflowError: one of them is none."""
   for name in fields[:2]:
     if not name.strip() or len(name) > 200:
       raise ValueError

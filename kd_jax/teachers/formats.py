@@ -23,6 +23,7 @@ import numpy as np
 
 from kd_jax.base import InputError
 from kd_jax.data import parsing
+from kd_jax.data.formats import parquet
 from kd_jax.storage import sealed
 
 _ROWS = "user, item, score; user, item, rank[, confidence]; user, items[, confidences]; user or item, vector"
@@ -227,7 +228,7 @@ def _rows(where, path: pathlib.Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
 def _parquet(where, path):
   number = 0
-  with parsing.parquet(path, where) as file:
+  with parquet.opened(path, where) as file:
     for batch in file.iter_batches():
       for row in batch.to_pylist():
         number += 1

@@ -64,7 +64,7 @@ def test_hashed_fields_have_so_many_values_and_equal_texts_share_one(tmp_path):
 
 @pytest.mark.parametrize(("column", "value", "words"), [
     (6, "2", r"t.csv:3: label '2' is neither 0 nor 1"), (2, "nan", r"t.csv:3: number 'nan' is not a finite"),
-    (2, "x", r"t.csv:3: number 'x' is not a number"), (5, "dev", r"t.csv:3: part 'dev'")])
+    (2, "x", r"t.csv:3: number 'x' is not a number"), (5, "later", r"t.csv:3: part 'later'")])
 def test_a_bad_row_is_named(tmp_path, column, value, words):
   rows = [list(row) for row in ROWS]
   rows[1][column] = value
@@ -112,3 +112,100 @@ def test_frappe_is_that_of_the_literature(real_data, tmp_path):
   assert not used & set(zip(user[96_203:].tolist(), item[96_203:].tolist(), strict=True))
   assert (loaded.user_features.categories[96_203:, 2:] == np.repeat(
       loaded.user_features.categories[:96_203, 2:], 2, axis=0)).all()
+
+
+WORDS = ["label", "user", "price", "when"]
+
+
+def words(tmp_path, rows, arguments, name="t.csv"):
+  path = tmp_path / name
+  path.write_text("\n".join(",".join(row) for row in [WORDS, *rows]) + "\n")
+  call = f"labelled(path={str(path)!r}, fields=('user',), {arguments})"
+  return data.load(call, cache_dir=tmp_path / "cache", splits=ALL)
+
+
+def some_rows(label, count=40, price="1"):
+  return [[label(n), f"u{n % 5}", price if isinstance(price, str) else price(n), str(1000 + n)] for n in range(count)]
+
+
+def positives_of(loaded):
+  return sorted(int(loaded.user_ids[u]) for split in ALL for u in getattr(loaded, split).users)
+
+
+@pytest.mark.parametrize(("positive", "label", "true"), [
+    ("yes", lambda n: ["yes", "no", "Yes", "maybe"][n % 4], lambda n: n % 4 == 0),
+    (">=4", lambda n: str(n % 6), lambda n: n % 6 >= 4),
+    ("<2.5", lambda n: f"{n % 6}.0", lambda n: n % 6 < 2.5), (">1", lambda n: str(n % 3), lambda n: n % 3 > 1),
+    ("<=1", lambda n: str(n % 3), lambda n: n % 3 <= 1)])
+def test_labels_are_words_or_numbers_with_a_rule(tmp_path, positive, label, true):
+  loaded = words(tmp_path, some_rows(label), f"positive={positive!r}")
+  assert positives_of(loaded) == [n for n in range(40) if true(n)]
+  with pytest.raises(InputError, match=r"positive=.* says what is positive|neither 0 nor 1"):
+    words(tmp_path, some_rows(label), "split='random'")
+
+
+@pytest.mark.parametrize(("fill", "value"), [("'mean'", None), ("-7.5", -7.5)])
+def test_empty_numbers_are_filled_and_marked(tmp_path, fill, value):
+  rows = some_rows(lambda n: str(n % 2), price=lambda n: "" if n % 4 == 0 else str(n))
+  with pytest.raises(InputError, match=r":2: number '' is not a number; .*10 bad of 40 rows"):
+    words(tmp_path, rows, "numeric=('price',)")
+  loaded = words(tmp_path, rows, f"numeric=('price',), fill={fill}")
+  features, of_row = loaded.user_features, loaded.user_ids.astype(int)
+  assert features.fields == ("user", "price_missing") and features.sizes == (5, 2)
+  gone = features.categories[:, 1] == 1
+  assert sorted(of_row[gone].tolist()) == [n for n in range(40) if n % 4 == 0]
+  prices = features.vectors["price"][:, 0]
+  there = dict(zip(of_row[~gone].tolist(), prices[~gone].tolist(), strict=True))
+  assert there == {n: float(n) for n in range(40) if n % 4}
+  trained = np.isin(np.arange(40), loaded.contexts["train"])
+  expected = value if value is not None else np.mean(of_row[trained & ~gone])
+  np.testing.assert_allclose(prices[gone], expected, rtol=1e-6)
+
+
+def test_validation_without_positives_is_a_validation_split(tmp_path):
+  rows = some_rows(lambda n: str(int(n % 3 == 0 and not 32 <= n < 36)))
+  loaded = words(tmp_path, rows, "timestamp='when', split='temporal'")
+  assert len(loaded.contexts["validation"]) == 4 and not len(loaded.validation.users)
+  warnings = loaded.report["audit"]["warnings"]
+  assert any("validation has no positive label: auc, group_auc and map" in x for x in warnings)
+
+
+@pytest.mark.parametrize("label", ["0", "1"])
+def test_labels_that_are_all_equal_are_refused(tmp_path, label):
+  with pytest.raises(InputError, match=rf"every label of all 40 contexts is {label}: there is nothing to learn"):
+    words(tmp_path, some_rows(lambda n: label), "split='random'")
+
+
+def test_other_formats_of_labelled_tables(tmp_path):
+  rows = some_rows(lambda n: str(n % 2))
+  expected = words(tmp_path, rows, "timestamp='when'")
+  path = tmp_path / "x.data"
+  path.write_text("junk\n" + "\n".join("::".join(row) for row in rows))
+  call = f"labelled(path={str(path)!r}, labels=(0,), fields=(1,), timestamp=3, header=False, skip=1, delimiter='::')"
+  loaded = data.load(call, cache_dir=tmp_path / "cache", splits=ALL)
+  assert loaded.item_ids.tolist() == ["0"] and positives_of(loaded) == positives_of(expected)
+  assert loaded.hashes["train"] == expected.hashes["train"] and loaded.hashes["test"] == expected.hashes["test"]
+  import json
+
+  path = tmp_path / "x.jsonl"
+  path.write_text("\n".join(json.dumps(dict(zip(WORDS, row, strict=True))) for row in rows))
+  call = f"labelled(path={str(path)!r}, fields=('user',), timestamp='when')"
+  assert data.load(call, cache_dir=tmp_path / "cache").hashes == expected.hashes
+  missing = words(tmp_path, [*rows, ["1", "NA", "1", "5"]], "timestamp='when', missing=('NA',)", "missing.csv")
+  assert missing.hashes == expected.hashes and missing.report["cleaning"]["missing_rows"] == 1
+
+
+def test_a_published_split_of_labelled_tables(tmp_path):
+  rows = some_rows(lambda n: str(n % 2))
+  names = {"path": rows[:20], "validation": rows[20:28], "test": rows[28:]}
+  for name, part in names.items():
+    (tmp_path / f"{name}.csv").write_text("\n".join(",".join(row) for row in [WORDS, *part]) + "\n")
+  files = ", ".join(f"{name}={str(tmp_path / name)!r}".replace(f"{name}'", f"{name}.csv'") for name in names)
+  loaded = data.load(f"labelled({files}, fields=('user',), numeric=('price',), split='given')",
+                     cache_dir=tmp_path / "cache", splits=ALL)
+  rows_of = loaded.user_ids.astype(int)
+  assert {split: sorted(rows_of[loaded.contexts[split]].tolist()) for split in ALL} == {
+      "train": list(range(20)), "validation": list(range(20, 28)), "test": list(range(28, 40))}
+  assert positives_of(loaded) == list(range(1, 40, 2)) and loaded.user_features.sizes == (5,)
+  with pytest.raises(InputError, match="go together"):
+    data.load(f"labelled({files}, fields=('user',))", cache_dir=tmp_path)

@@ -175,8 +175,8 @@ def test_given_split_column(tmp_path):
   recipe = module.interactions(str(path), split="given", split_column="part")
   _, parts, _ = store.process(recipe, recipe.read([path]))
   assert parts.tolist() == [0, 0, 0, 0, 1, 2]
-  path.write_bytes(path.read_bytes() + b"u9,i9,dev\n")
-  with pytest.raises(InputError, match=r":8: part 'dev' is none of train, validation, test"):
+  path.write_bytes(path.read_bytes() + b"u9,i9,later\n")
+  with pytest.raises(InputError, match=r":8: part 'later' is none of train, validation, test"):
     recipe.read([path])
 
 
@@ -192,7 +192,9 @@ def test_gowalla_files(tmp_path):
 
 
 @pytest.mark.parametrize("arguments", [
-    {"split": "given"}, {"split_column": "x"}, {"user": "item"}, {"user": 3}, {"rating": ""},
+    {"split": "given"}, {"split_column": "x"}, {"user": "item"}, {"user": -3}, {"user": True}, {"rating": ""},
+    {"max_bad_rows": "x%"}, {"max_bad_rows": "101%"}, {"layout": "item user"}, {"unit": "days"}, {"repeated": "twice"},
+    {"missing": (1,)}, {"skip": -1}, {"validation": "y.csv"}, {"split": "given", "test": "x.csv"},
     {"delimiter": ""}, {"delimiter": '"'}, {"max_bad_rows": -1}, {"max_bad_rows": True},
 ])
 def test_wrong_arguments(arguments):

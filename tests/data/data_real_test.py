@@ -20,6 +20,8 @@ COUNTS = {  # users, items, train, validation, test
     "online_retail": (4078, 3149, 212010, 26492, 26573),
     "online_retail(split='loo_last')": (4078, 3149, 256919, 4078, 4078),
     "beauty": (22363, 12101, 153776, 22363, 22363),
+    "sports": (35598, 18357, 225141, 35598, 35598),
+    "toys": (19412, 11924, 128773, 19412, 19412),
     "movietweetings": (4333, 2414, 52741, 6698, 8616),
 }
 COLD_TEST = {"citeulike(split='derrd')": 258, "citeulike(split='topology')": 299,

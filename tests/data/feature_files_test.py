@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 
-from kd_jax import data
+from kd_jax import data, serving
 from kd_jax.base import InputError
 from kd_jax.data import feature_files
 from kd_jax.evaluation import run_report
 from kd_jax.runs import loop
-from kd_jax.serving import export, program
+from kd_jax.serving import export
 from kd_jax.storage import checkpoint, run_directory
 from kd_jax.teachers import loading
 
@@ -115,8 +115,7 @@ def test_a_run_finds_the_features_that_it_was_trained_with(train, vectors, tmp_p
   assert run_directory.read_info(directory)["features"][0]["path"] == str(own)
   whole = train("whole", f"--features={own}")
   assert best_parameters(train("run", f"--features={own}")) == best_parameters(whole)  # gone on with
-  assert list(export.export_run(str(directory), str(tmp_path / "exported"), 5, True))
-  exported = tmp_path / "exported" / "model.jaxexport"
+  assert list(export.export_run(str(directory), str(tmp_path / "exported")))
   other = np.load(own)
   np.savez(own, ids=other["ids"], vectors=other["vectors"] + 1)
   with pytest.raises(InputError, match=r"run: its features .*text\.npz have changed since"):
@@ -128,9 +127,10 @@ def test_a_run_finds_the_features_that_it_was_trained_with(train, vectors, tmp_p
   own.unlink()
   with pytest.raises(InputError, match=r"run: its features .*text\.npz are missing"):
     run_report.evaluate_run(str(directory))
-  recommend, _ = program.load(tmp_path / "exported")  # needs neither features nor code of the model
-  assert len(recommend([dataset.user_ids[0]])[0][0]) == 5
-  assert exported.stat().st_size < 4 * 4 * (dataset.num_users + dataset.num_items) * 10
+  recommender = serving.load(tmp_path / "exported", trial=False)  # needs neither features nor code of the model
+  assert len(recommender.recommend(dataset.user_ids[0], k=5).items) == 5
+  size = sum(path.stat().st_size for path in (tmp_path / "exported" / "weights").iterdir())
+  assert size < 4 * 4 * (dataset.num_users + dataset.num_items) * 10
 
 
 def test_a_run_on_cold_items_is_told_how_it_does_on_them(flags, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from kd_jax import data, registry
 from kd_jax.base import InputError
 from kd_jax.data import order, store
+from kd_jax.data.recipe import Log
 from kd_jax.models import sasrec
 
 ALL = ("train", "validation", "test")
@@ -226,3 +227,24 @@ def test_equal_times_hold_out_other_items_for_every_user(tmp_path):
   distinct = len(np.unique(found.test.items))
   expected = 100 * (1 - (1 - 1 / 100) ** 200)  # of 100 items, in 200 draws
   assert abs(distinct - expected) < 12
+
+
+def test_stable_orders():
+  rng = np.random.default_rng(4)
+  for count, values in ((0, 1), (1, 1), (5000, 7), (5000, 4000)):
+    keys = rng.integers(-values, values, size=count)
+    assert np.array_equal(order.stable(keys), np.argsort(keys, kind="stable"))
+
+
+def test_the_order_is_that_of_a_sort_by_all_columns():
+  rng = np.random.default_rng(5)
+  users, items, times = rng.integers(20, size=4000), rng.integers(30, size=4000), rng.integers(4, size=4000)
+  stars = rng.integers(3, size=4000).astype(np.float32)
+  log = Log(users, items, [f"u{n}" for n in range(20)], [f"i{n}" for n in range(30)], stars, times)
+  ranks = [order.priority(np.array(ids, object))[codes].astype(np.uint64) for ids, codes in (
+      (log.user_ids, users), (log.item_ids, items))]
+  hashes = order._mixed(ranks[0] << np.uint64(32) | ranks[1])
+  expected = np.lexsort((stars, times, ranks[1], hashes, ranks[0]))
+  found = order.unordered(log)
+  for name in ("users", "items", "ratings", "timestamps"):
+    assert np.array_equal(getattr(found, name), getattr(log, name)[expected])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
   from kd_jax.base import (
     KD,
     Callback,
+    Compressor,
     Dataset,
     FeatureSpec,
     InputError,
@@ -34,8 +35,10 @@ if TYPE_CHECKING:
     View,
   )
   from kd_jax.data import load as load_data
+  from kd_jax.data import of_frame
   from kd_jax.evaluation.options import EvaluationOptions
   from kd_jax.evaluation.run_report import Report, evaluate
+  from kd_jax.runs.compress import compress_run as compress
   from kd_jax.runs.loop import fit, fit_many
   from kd_jax.runs.options import FitOptions
   from kd_jax.teachers.fitted import Fitted
@@ -44,8 +47,8 @@ if TYPE_CHECKING:
 
 # The module of each public name.
 _FROM = {
-    "kd_jax.base": ("KD", "Callback", "Dataset", "FeatureSpec", "InputError", "KDSum", "LabelMetric", "Lists",
-                    "Metric", "Objective", "Outputs", "Progress", "Ranked", "View"),
+    "kd_jax.base": ("KD", "Callback", "Compressor", "Dataset", "FeatureSpec", "InputError", "KDSum", "LabelMetric",
+                    "Lists", "Metric", "Objective", "Outputs", "Progress", "Ranked", "View"),
     "kd_jax.evaluation.options": ("EvaluationOptions",),
     "kd_jax.evaluation.run_report": ("Report", "evaluate"),
     "kd_jax.runs.loop": ("fit", "fit_many"),
@@ -53,10 +56,13 @@ _FROM = {
     "kd_jax.teachers.fitted": ("Fitted",),
     "kd_jax.teachers.loading": ("build_model",),
 }
-_NAMED = {"load_data": ("kd_jax.data", "load"), "soft_labels": ("kd_jax.teachers.make_soft_labels", "write")}
+_NAMED = {"compress": ("kd_jax.runs.compress", "compress_run"), "load_data": ("kd_jax.data", "load"),
+          "of_frame": ("kd_jax.data", "of_frame"),
+          "soft_labels": ("kd_jax.teachers.make_soft_labels", "write")}
 _PUBLIC = {name: (module, name) for module, names in _FROM.items() for name in names} | _NAMED
 # Folders of factories: `kd_jax.losses.rrd()`.
-_PARTS = ("callbacks", "label_metrics", "losses", "metrics", "models", "objectives", "optimizers", "schedules")
+_PARTS = ("callbacks", "compression", "label_metrics", "losses", "metrics", "models", "objectives", "optimizers",
+          "schedules")
 __all__ = ["__version__", *_PUBLIC, *_PARTS]
 
 

@@ -274,6 +274,7 @@ class HeldOutRanks(NamedTuple):
   ratings: np.ndarray | None  # [M]
   lists: Ranked | None  # [V, K] the users' top items without training items, if the metric has `lists`
   dataset: Dataset | None  # its sizes, features and `item_popularity()`
+  groups: Mapping[str, np.ndarray] | None = None  # {name: [M] bool} popular, unpopular, active, ... held-out items
 
   def total(self, values: np.ndarray) -> np.ndarray:
     """Sums values [M] over each user's items: [V]."""
@@ -291,7 +292,24 @@ class Metric(NamedTuple):
   per_user: bool = True
   higher_is_better: bool = True
   lists: int = 0  # length of the ranked lists that the metric reads; 0: none
-  groups: bool = False  # also of the held-out items that are cold, warm, popular, unpopular, of known, of unknown users
+  groups: bool = False  # also of the held-out items of each group: of cold items, of active users, ...
+  # What it reads of the data: "popularity", "train" in memory, "categories" or "vectors" of items. Such a metric, and
+  # one with `lists`, is not computed among sampled candidates.
+  needs: tuple[str, ...] = ()
+
+
+class Compressor(NamedTuple):
+  """A way to store the matrices of a trained model in fewer bytes: pure functions on NumPy arrays.
+
+  `pack(matrices, popularity)` receives the float32 matrices by name, {name: [rows, width]}. `popularity` {name: [rows]}
+  holds the training interactions of the rows, for those that are tables of users or items. It returns {name: {part:
+  array}} of those that it stores otherwise; parts that are float32 matrices are packed by the next compressor of a
+  chain.
+  `unpack(parts, shape)` returns the matrix with which the compressed model computes.
+  """
+
+  pack: Callable[[dict[str, np.ndarray], dict[str, np.ndarray]], dict[str, dict[str, np.ndarray]]]
+  unpack: Callable[[dict[str, np.ndarray], tuple[int, ...]], np.ndarray]
 
 
 class LabelMetric(NamedTuple):

@@ -18,6 +18,7 @@ FLAGS = cli.define(
     split=flag("string", "test", "Split to evaluate: test or validation.", choices=("test", "validation")),
     teacher=flag("string", None, "Run of its teacher: adds compression ratio and overlap."),
     student=flag("string", None, "Run of the plain student: adds the transfer ratio; needs --teacher."),
+    cost=flag("boolean", False, "Also measure bytes on disk and in memory, operations and latency of a request."),
     compare=flag("string", "", "Other runs on the same data, A,B: adds paired significance tests over users."))
 
 
@@ -28,8 +29,9 @@ def main(values):
 
   found = run_report.evaluate_run(
       values.run, split=values.split, teacher=values.teacher, student=values.student,
-      others=[run.strip() for run in values.compare.split(",") if run.strip()], data_dir=values.data_dir,
-      cache_dir=values.cache_dir, allow_code=values.allow_code, options=cli.options_of(cli.EvaluationOptions, values))
+      others=[run.strip() for run in values.compare.split(",") if run.strip()], cost=values.cost,
+      data_dir=values.data_dir, cache_dir=values.cache_dir, allow_code=values.allow_code,
+      options=cli.options_of(cli.EvaluationOptions, values))
   print(sealed.to_json(_rounded({k: v for k, v in found.items() if k != "differences"})).decode(), end="")
   for other, differences in found["differences"].items():
     print(f"against {other}: difference [95 % interval], Cohen's d, p of paired t-test and of randomisation, users")

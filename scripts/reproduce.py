@@ -1,4 +1,4 @@
-"""Rebuilds a table: trains missing runs, evaluates them on test, writes NAME.md, NAME.json and NAME.png.
+"""Rebuilds a table: trains missing runs, evaluates them on test, writes NAME.md, .json, .png and .html.
 
   python scripts/reproduce.py --table=quickstart --workdir=runs/quickstart
 
@@ -34,7 +34,7 @@ def main(values):
   name = pathlib.Path(values.table).stem
   place = pathlib.Path(values.workdir)
   print(f"\n{(place / f'{name}.md').read_text()}")
-  print(f"{place / name}.md, .json and .png")
+  print(f"{place / name}.md, .json, .png and .html")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from kd_jax import registry
-from kd_jax.base import Callback, LabelMetric, Metric, Objective, Outputs, Ranked
+from kd_jax.base import (
+    Callback,
+    Dataset,
+    Features,
+    Interactions,
+    LabelMetric,
+    Metric,
+    Objective,
+    Outputs,
+    Ranked,
+)
 from kd_jax.metrics._held_out import lay_out
 
 pytestmark = pytest.mark.short
@@ -30,7 +40,7 @@ def names(*packages):
 
 
 @pytest.mark.parametrize(("package", "name"), names("objectives", "metrics", "label_metrics", "optimizers", "schedules",
-                                                    "callbacks"))
+                                                    "callbacks", "compression"))
 def test_a_factory_is_documented_and_has_defaults(package, name):
   factory = getattr(__import__(f"kd_jax.{package}", fromlist=[name]), name)
   assert inspect.isfunction(factory) and inspect.getdoc(factory)
@@ -97,7 +107,13 @@ def held_out(order=None, ranks=None):
   ranks = rng.permutation(40)[:12] if ranks is None else ranks
   order = np.arange(12) if order is None else order
   lists = Ranked(rng.permuted(np.tile(np.arange(60), (4, 1)), axis=1)[:, :20], np.zeros((4, 20)))
-  return lay_out(users[order], items[order], ranks[order], None, lists)
+  train = Interactions(*(rng.integers(n, size=200).astype(np.int32) for n in (10, 60)))
+  features = Features(("kind",), (3,), rng.integers(3, size=(60, 1)).astype(np.int32), {"v": rng.normal(size=(60, 2))})
+  ids = np.arange(10).astype(str), np.arange(60).astype(str)
+  dataset = Dataset("in_memory()", 10, 60, train, train, train, *ids, {}, {}, item_features=features)
+  groups = {"active": users > 4, "popular": items % 2 == 0, "unpopular": items % 2 > 0}
+  groups = {name: mask[order] for name, mask in groups.items()}
+  return lay_out(users[order], items[order], ranks[order], None, lists, dataset, groups)
 
 
 @pytest.mark.parametrize(("package", "name"), names("metrics"))

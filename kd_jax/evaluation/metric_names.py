@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from kd_jax import registry
-from kd_jax.base import InputError, LabelMetric, Metric
+from kd_jax.base import Dataset, InputError, LabelMetric, Metric
 
 CUTOFFS = (5, 10, 20, 50)
 NAMES = ("recall", "precision", "f1", "ndcg", "hit", "mrr", "map")  # computed at every cut-off
@@ -23,8 +23,12 @@ LAST = "epoch"  # a value of `monitor`: the last epoch counts as the best
 _USUAL = {"interactions": "ndcg@10", "tags": "map", "clicks": "auc"}
 _SAMPLED = re.compile(r"(.*[^ ])\(sampled ([1-9]\d*)\)")
 # Suffixes that a report adds to the name of a metric.
-_ADDED = re.compile(r" ?\((warm|cold|popular|unpopular|known|unknown|own epoch|sampled \d+(, own epoch)?)\)")
+_ADDED = re.compile(r" ?\((warm|cold|popular|unpopular|known|unknown|active|inactive|own epoch|"
+                    r"sampled \d+(, own epoch)?)\)")
 _CUTOFF = re.compile(r"([\w.]+)@([1-9]\d{0,8})", re.ASCII)
+
+_NEEDS = {"train": "all training interactions in memory", "categories": "categorical fields of items",
+          "vectors": "vectors of items"}
 
 Metrics: TypeAlias = Mapping[str, Metric | LabelMetric]
 
@@ -85,6 +89,18 @@ def check_cutoffs(argument: str, names: str, kind: str, num_items: int) -> None:
   else:
     return
   raise InputError(f"`{argument}={name}`: the data has {num_items} items")
+
+
+def check_needs(argument: str, metrics: Metrics, dataset: Dataset) -> None:
+  """Raises InputError, which names `argument`, for a metric that reads what the data does not have."""
+  features = dataset.item_features
+  has = {"popularity": True, "train": dataset.stream is None, "categories": features and features.fields,
+         "vectors": features and features.vectors}
+  for name, metric in metrics.items():
+    for need in getattr(metric, "needs", ()):
+      if not has[need]:
+        raise InputError(f"`{argument}={name}`: needs {_NEEDS[need]}; {dataset.name} has none"
+                         if need != "train" else f"`{argument}={name}`: needs {_NEEDS[need]}; they are streamed")
 
 
 def _examples(kind):

@@ -74,21 +74,31 @@ def _groups(dataset, held) -> dict[str, np.ndarray]:
   total = np.cumsum(popularity[order])
   popular = np.zeros(dataset.num_items, bool)
   popular[order] = 2 * total - popularity[order] < total[-1]  # by the middle of each item's interval, as in UnKD
-  known = _training_counts(dataset) > 0
+  known = training_counts(dataset) > 0
   groups = {"warm": (popularity > 0)[held.items], "popular": popular[held.items], "known": known[held.users]}
   return groups | {_OTHER[name]: ~mask for name, mask in groups.items()}
 
 
-def _training_counts(dataset) -> np.ndarray:
+def training_counts(dataset) -> np.ndarray:
   """Number of training interactions of every user, [U]."""
   if dataset.stream is not None:
     return np.diff(dataset.stream.starts["train"])
   return np.bincount(dataset.train.users, minlength=dataset.num_users)
 
 
+def is_active(counts: np.ndarray) -> np.ndarray:
+  """[U] bool: the users with most training interactions that together have half of all.
+
+  Users with equal `counts` [U] are in one group: it is active if the middle of its interval is in the first half.
+  """
+  values, inverse, users = np.unique(-counts, return_inverse=True, return_counts=True)
+  own = -values * users
+  return (2 * np.cumsum(own) - own < own.sum())[inverse]
+
+
 def count_unknown(dataset: Dataset, users: np.ndarray) -> int:
   """The number of `users` (indices) without any training interaction. Streamed data may be given as a whole."""
-  return int(np.count_nonzero(_training_counts(dataset)[users] == 0))
+  return int(np.count_nonzero(training_counts(dataset)[users] == 0))
 
 
 def with_history(dataset: Dataset, history: str) -> Dataset:
@@ -150,13 +160,14 @@ def joined(parts: list[Ranks]) -> Ranks:
                join(*(part.sampled for part in parts)), parts[0].num_sampled, lists)
 
 
-def values(found: Ranks, metrics: Metrics, dataset: Dataset) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def values(found: Ranks, metrics: Metrics, dataset: Dataset | None) -> tuple[np.ndarray, dict[str, np.ndarray]]:
   """(evaluated users [V], {metric: [V], or [] for a metric without values per user}) from ranks.
 
   Metrics with `groups` are also computed for groups of held-out items, e.g. "recall@10(cold)": only these held-out
   items count, and all items are candidates; NaN for a user without such items. The groups are cold and warm items,
-  popular and unpopular items, known and unknown users; both are left out if all held-out items fall into one of them.
-  `dataset` is the data of all users.
+  popular and unpopular items, known and unknown users, active and inactive users; both are left out if all held-out
+  items fall into one of them.
+  `dataset` is the data of all users; without it, there are no active and inactive users.
   Returns no users and {} for a split without interactions. Raises InputError if a metric returns a wrong shape.
   """
   held = found.held
@@ -164,14 +175,18 @@ def values(found: Ranks, metrics: Metrics, dataset: Dataset) -> tuple[np.ndarray
     return np.zeros(0, np.int64), {}
   if found.ranks is None:
     return _sampled_values(found, metrics)
-  whole = lay_out(held.users, held.items, found.ranks, held.ratings, found.lists, dataset)
+  groups = found.groups
+  if dataset is not None:
+    active = is_active(training_counts(dataset))[held.users]
+    groups = groups | {"active": active, "inactive": ~active}
+  whole = lay_out(held.users, held.items, found.ranks, held.ratings, found.lists, dataset, groups)
   made = {name: np.asarray(metric.value(_with_lists(whole, metric)), np.float64) for name, metric in metrics.items()}
   for name, metric in metrics.items():
     if made[name].shape != (whole.users.shape if metric.per_user else ()):
       raise InputError(f"metric {name}: returned values of shape {list(made[name].shape)}, expected "
                        f"{[len(whole.users)] if metric.per_user else []}")
   by_group = {name: metric for name, metric in metrics.items() if metric.groups}
-  for group, kept in found.groups.items():
+  for group, kept in groups.items():
     if kept.any() and not kept.all():
       ratings = None if held.ratings is None else held.ratings[kept]
       part = lay_out(held.users[kept], held.items[kept], found.ranks[kept], ratings, None, dataset)
@@ -292,13 +307,7 @@ def sampled_ranks(module: nn.Module, variables: dict, held: Interactions, candid
       ranks[whole] = sampled_ranks(module, variables, own, candidates[whole], priority)
     return ranks
   items = np.concatenate([held.items[:, None], candidates], axis=1)
-  blocks = -(-len(items) // _BLOCK)
-
-  def pad(x):
-    return np.resize(x, (blocks * _BLOCK, *x.shape[1:])).reshape(blocks, _BLOCK, *x.shape[1:])
-
-  scores = np.asarray(_listed_scores(module, variables, pad(held.users), pad(items))).reshape(-1, items.shape[1])
-  scores = scores[: len(items)]
+  scores = listed_scores(module, variables, held.users, items)
   if not np.isfinite(scores).all():
     raise InputError("the scores are not finite")
   own = scores[:, :1]
@@ -319,7 +328,18 @@ def _sampled_values(found: Ranks, metrics: Metrics) -> tuple[np.ndarray, dict[st
     return np.divide(sums, counts, out=np.full(len(users), np.nan), where=counts > 0)
 
   return users, {f"{name}(sampled {found.num_sampled})": of_user(metric.value(each)) for name, metric in metrics.items()
-                 if metric.per_user and not metric.lists}
+                 if metric.per_user and not metric.lists and not metric.needs}
+
+
+def listed_scores(module: nn.Module, variables: dict, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+  """Scores [M, n] of the candidates `items` [M, n] for `users` [M]."""
+  blocks = -(-len(items) // _BLOCK)
+
+  def pad(x):
+    return np.resize(x, (blocks * _BLOCK, *x.shape[1:])).reshape(blocks, _BLOCK, *x.shape[1:])
+
+  found = np.asarray(_listed_scores(module, variables, pad(users), pad(items)))
+  return found.reshape(-1, items.shape[1])[: len(items)]
 
 
 @functools.partial(jax.jit, static_argnames="module")

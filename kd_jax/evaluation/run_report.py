@@ -8,24 +8,22 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from kd_jax import data, registry
 from kd_jax.base import Dataset, InputError
-from kd_jax.data import feature_files, index
-from kd_jax.evaluation import metric_names, protocols, sealed_report, streaming
+from kd_jax.data import feature_files
+from kd_jax.evaluation import agreement, metric_names, protocols, sealed_report, streaming
+from kd_jax.evaluation import cost as costs
 from kd_jax.evaluation.metric_names import LAST
 from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.metrics import significance
-from kd_jax.metrics.transfer import Measured, overlap, relative_improvement, transfer_ratios
-from kd_jax.ranking import rank
+from kd_jax.metrics.transfer import Measured, relative_improvement, transfer_ratios
 from kd_jax.storage import run_directory, sealed
 from kd_jax.teachers import loading
 from kd_jax.teachers.fitted import Fitted
 
-_OVERLAP = 10  # k of teacher-student overlap@k
+_OVERLAP = "overlap@10"  # also beside the other values of `agreement`
 Run: TypeAlias = str | os.PathLike | Fitted  # a run directory, or what `fit` returned
 
 
@@ -43,13 +41,14 @@ class Report:
 
 
 def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None, compare: Sequence[Run] = (),
-             split: str = "test", data_dir: str | None = None, cache_dir: str | None = None,
+             split: str = "test", cost: bool = False, data_dir: str | None = None, cache_dir: str | None = None,
              allow_code: str | os.PathLike | None = None, **options: Any) -> Report:
   """Evaluates the best epoch of a run, chosen on validation, on the test (or validation) split.
 
-  Runs are directories or results of `fit`; all must use the same data. `teacher` adds the compression ratio and
-  overlap@10. `student`, the plain student, adds the transfer ratio of every metric; it needs `teacher`. `compare` adds
-  paired tests of the differences from these runs. `allow_code` is the directory of a module of yours that makes the
+  Runs are directories or results of `fit`; all must use the same data. `teacher` adds the compression ratio and the
+  agreement of the lists, see `agreement.measure`. `student`, the plain student, adds the transfer ratio of every
+  metric; it needs `teacher`. `compare` adds paired tests of the differences from these runs. `cost` adds bytes, latency
+  and operations of a request, see `cost.measure`. `allow_code` is the directory of a module of yours that makes the
   model or the data of a run: its code is executed. `options` are fields of `EvaluationOptions`.
 
   Writes no file; scripts/evaluate.py writes RUN/test.json. Raises InputError if a run is not finished or damaged, its
@@ -61,19 +60,20 @@ def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None
     if name not in known:
       raise InputError(f"evaluate has no argument {name!r}; its options are {', '.join(known)}")
   others = [compare] if isinstance(compare, str | os.PathLike | Fitted) else compare
-  return _evaluate(run, teacher, student, others, split, data_dir, cache_dir, EvaluationOptions(**options))
+  return _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, EvaluationOptions(**options))
 
 
 def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | None = None, student: str | None = None,
-                 others: Sequence[str] = (), data_dir: str | None = None, cache_dir: str | None = None,
-                 allow_code: str | None = None, options: EvaluationOptions | None = None) -> dict[str, Any]:
+                 others: Sequence[str] = (), cost: bool = False, data_dir: str | None = None,
+                 cache_dir: str | None = None, allow_code: str | None = None,
+                 options: EvaluationOptions | None = None) -> dict[str, Any]:
   """`evaluate` for a run directory: stores the report, see `sealed_report.write`, and returns it.
 
   Earlier results of the same run with the same options are kept beside the new ones. Raises InputError like `evaluate`.
   """
   registry.allow_code(allow_code)
   sealed_report.read(run, split)  # if an earlier evaluation is damaged, this says so before the work
-  found = _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options or EvaluationOptions())
+  found = _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, options or EvaluationOptions())
   if run_directory.read_finished(run).seal != found.details["seal"]:
     raise InputError(f"{run}: was changed during its evaluation; evaluate it again")
   of_users = {name: value for name, value in found.values.items() if value.ndim}
@@ -89,7 +89,7 @@ class _Opened(NamedTuple):
   seal: str | None  # None: a model in memory
 
 
-def _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options) -> Report:
+def _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, options) -> Report:
   _check(teacher, student, split, options)
   named = {_named(other, f"compare[{number}]"): other for number, other in enumerate(others)}
   opened = {_key(each): _open(each) for each in (run, teacher, student, *others) if each is not None}
@@ -98,6 +98,7 @@ def _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options
   metrics = _chosen(options.metrics, dataset.kind)
   if isinstance(options.metrics, str):
     metric_names.check_cutoffs("metrics", options.metrics, dataset.kind, dataset.num_items)
+  metric_names.check_needs("metrics", metrics, dataset)
   short = protocols.short_of_unknown(dataset, split, options.sampled)
   users, values = _values(run, dataset, split, options, metrics)
 
@@ -117,8 +118,10 @@ def _evaluate(run, teacher, student, others, split, data_dir, cache_dir, options
   details = _protocol(run, own, dataset, split, options, users) | {"left_out": short, "metrics": means}
   ends = {name: _named(each, f"`{name}`") for name, each in (("teacher", teacher), ("student", student))
           if each is not None}
+  if cost:
+    details["cost"] = costs.measure(own.info, *loading.network(run, dataset), dataset)
   if teacher is not None:
-    details |= _against_teacher(run, teacher, dataset, own.info, opened[_key(teacher)].info)
+    details |= _against_teacher(run, teacher, dataset, split, own.info, opened[_key(teacher)].info)
   if teacher is not None and student is not None:
     details |= _transfer(of(teacher), of(student), found, metrics)
   details["differences"] = {name: _differences(values, of(other)) for name, other in named.items()}
@@ -197,7 +200,7 @@ def _differences(own, other) -> dict[str, dict[str, Any]]:
   def several(value):
     return value.ndim and np.count_nonzero(np.isfinite(value)) > 1
 
-  return {name: significance.compare(value, other[name]) for name, value in own.items() if several(value)}
+  return significance.compare_all({name: value for name, value in own.items() if several(value)}, other)
 
 
 def _transfer(teacher, student, distilled, metrics) -> dict[str, Any]:
@@ -253,11 +256,9 @@ def _values(run, dataset, split, options, metrics):
   return protocols.measure(module, variables, layout, metrics)
 
 
-def _against_teacher(run, teacher, dataset, info, info_of_teacher) -> dict[str, Any]:
+def _against_teacher(run, teacher, dataset, split, info, info_of_teacher) -> dict[str, Any]:
   ratio = {"compression_ratio": info_of_teacher["parameters"] / max(info["parameters"], 1)}
   if dataset.contexts is not None or dataset.stream is not None:
     return ratio
-  seen = jax.tree.map(jnp.asarray, index.seen_by_users(dataset))
-  lists = [np.asarray(rank.network_top_k(*loading.network(r, dataset), seen, k=_OVERLAP, exclude_seen=True).items)
-           for r in (run, teacher)]
-  return ratio | {f"overlap@{_OVERLAP}": float(overlap(*lists).mean())}
+  found = agreement.measure(loading.network(run, dataset), loading.network(teacher, dataset), dataset, split)
+  return ratio | {"agreement": found} | {name: found[name] for name in (_OVERLAP,) if name in found}

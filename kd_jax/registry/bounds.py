@@ -39,12 +39,15 @@ BOUNDS = {
     **dict.fromkeys(("beta", "item_weight", "distance_weight", "angle_weight", "position", "confidence", "consistency",
                      "threshold", "warmup"), _FACTOR),
     "init_std": "[0, 1000]", "l2": "(0, 1000000000]",
+    # compression
+    "rank": _COUNT, "remainders": _COUNT, "share": _SHARE, "parts": "[1, 256]", "codes": "[2, 256]",
+    "scale": "[0, 1000]",
     # data
     **dict.fromkeys(("seed", "split_seed", "negatives_seed"), _SEED),
     **dict.fromkeys(("min_user", "min_item", "min_uses", "tags", "words", "interactions_per_user"), _COUNT),
     "users": "[1, 100000000]", "items": "[1, 100000000]", "min_rating": "[-1000000, 1000000]",
     "folds": "[0, 1000]", "fold": "[0, 999]", "negatives": "[0, 1000]", "popularity": "[0, 100]", "drift": _SHARE,
-    "synthetic.dim": "[0, 65536]", "hashed": "[0, 2147483647]", "max_bad_rows": "[0, 1000000000]",
+    "synthetic.dim": "[0, 65536]", "hashed": "[0, 2147483647]", "skip": "[0, 1000000]",
 }
 
 

@@ -20,7 +20,7 @@ _ROOT = pathlib.Path(__file__).parents[1]
 # {folder: return annotation of its factories}
 KINDS = {"data": "Recipe", "models": "nn.Module", "losses": "KD", "objectives": "Objective", "metrics": "Metric",
          "label_metrics": "LabelMetric", "optimizers": "optax.GradientTransformation", "schedules": "optax.Schedule",
-         "callbacks": "Callback"}
+         "callbacks": "Callback", "compression": "Compressor"}
 # Arguments of factories that kd_jax supplies; the user cannot set them.
 GIVEN = {"models": ("num_users", "num_items", "user_features", "item_features"),
          "optimizers": ("learning_rate", "weight_decay", "decayed"),

@@ -59,6 +59,7 @@ class FitOptions:
       "users and items by id.")
   freeze: str = option("", "Parameters of the model that are not trained: names or patterns, with commas, e.g. "
                        "\"user,item\" or \"item*\".")
+  keep_zeros: bool = option(False, "Parameters that `init_from` sets to 0 stay 0: to train a pruned run on.")
   optimizer: str | optax.GradientTransformation = option(
       "adam", "The optimiser. Weight decay is coupled L2 for adam and sgd, as in the literature, and decoupled for "
       "adamw.", factory="optimizers")
@@ -80,6 +81,9 @@ class FitOptions:
   reduction: str = option("sum", "Reduction of per-example losses over a batch: sum (as in the literature) or mean.",
                           choices=("sum", "mean"))
   batch_size: int = option(2048, "Interactions (contexts, if the data is labelled) per step.", above=0, most=2**24)
+  train_share: float = option(1.0, "Share of the training interactions (contexts) that steps learn from, drawn by "
+                              "`seed`, the same in every epoch: for teachers of fewer data. Others are no negatives, "
+                              "either.", above=0, most=1)
   negatives: int = option(1, "Negatives (unseen items) per interaction; none for labelled data.", above=0,
                          most=10**6)
   negatives_from: str = option("all", "Draw negatives from all items, or only from warm items (with training "

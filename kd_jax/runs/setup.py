@@ -192,6 +192,8 @@ def check(options: FitOptions) -> None:
   if distils != bool(teachers_of(options) or options.peer):
     raise InputError("`kd` needs `teacher=RUN_OR_DIR` (or `peer=MODEL`)" if distils else
                      "`teacher` or `peer` is given, but no `kd` to distil with")
+  if options.keep_zeros and not options.init_from:
+    raise InputError("`keep_zeros`: only `init_from` sets parameters to 0; name the pruned run")
   if not distils and not options.loss_weight:
     raise InputError("`loss_weight=0`: without `kd` nothing is left to learn from")
   if options.monitor.strip() != metric_names.LAST and not isinstance(options.metrics, dict):
@@ -232,15 +234,17 @@ def prepare(options: FitOptions) -> Setup:
   learners = tuple(name for name in networks if name in (STUDENT, PEER))
   plan_of = functools.partial(
       planner, [networks[name] for name in learners], seed=options.seed, batch_size=options.batch_size,
-      kd_per=options.kd_per, kds=kds,
+      kd_per=options.kd_per, kds=kds, share=options.train_share,
       steps=streams.steps(dataset.stream, options.batch_size) if dataset.stream is not None else None)
   plan, negatives = plan_of(streams.part(dataset, 0) if dataset.stream is not None else dataset), (
       0 if base.all_items else options.negatives)
   memory.check_batch(options, 1 + negatives)
   example, steps = _example_batch(plan(1), negatives)
   parts = dataset.stream.parts if dataset.stream is not None else 1
-  run = graph.Run(tuple(networks.items()), learners, tuple(edges), kds, base, optimizer(options, steps * parts),
-                  options.reduction, loss_weight=options.loss_weight, embedding_l2=options.embedding_l2)
+  optimiser = optimizer(options, steps * parts)
+  run = graph.Run(tuple(networks.items()), learners, tuple(edges), kds, base,
+                  parameters.keep_zeros(optimiser) if options.keep_zeros else optimiser, options.reduction,
+                  loss_weight=options.loss_weight, embedding_l2=options.embedding_l2)
   pool = _pool(options, dataset, negatives)
   left = _left_out(run, dataset, loaded, negatives, pool, monitor)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
@@ -298,6 +302,7 @@ def _monitor(options, dataset) -> model_selection.Monitor:
   metric_names.check_cutoffs("monitor", options.monitor, dataset.kind, dataset.num_items)
   if isinstance(options.metrics, str):
     metric_names.check_cutoffs("metrics", options.metrics, dataset.kind, dataset.num_items)
+  metric_names.check_needs("metrics", monitor.metrics, dataset)
   if not (dataset.stream or len(dataset.validation.users)) and monitor.names != (metric_names.LAST,):
     raise InputError(f"`monitor={monitor}`: the data has no validation split; `monitor={metric_names.LAST}` takes the "
                      "last epoch")
@@ -387,20 +392,25 @@ def _accepts(model: str | nn.Module, argument: str) -> bool:
 
 
 def planner(learners: Sequence[Any], dataset: Dataset, *, seed: int, batch_size: int,
-            kd_per: str, kds: tuple, steps: int | None = None) -> Callable[[int], Batch]:
+            kd_per: str, kds: tuple, steps: int | None = None, share: float = 1.0) -> Callable[[int], Batch]:
   """Returns plan(epoch): batches of contexts, of interactions, or of sequences if a learner reads sequences.
 
-  `steps` is the fixed number of steps for a part of streamed data. Raises InputError if learners read sequences of
-  different lengths.
+  `steps` is the fixed number of steps for a part of streamed data. `share` is that of the training interactions which
+  batches have. Raises InputError if learners read sequences of different lengths, or sequences with a smaller share.
   """
   lengths = {module.length for module in learners if getattr(module, "reads_sequences", False)}
   if len(lengths) > 1:
     raise InputError(f"`peer`: student and peer read sequences of different lengths, {sorted(lengths)}")
+  if share < 1 and (lengths or steps is not None):
+    raise InputError(f"`train_share={share}`: neither for models of sequences nor for streamed data")
   if dataset.contexts is not None:
-    return lambda epoch: batches.plan_contexts(seed, epoch, dataset.contexts["train"], batch_size)
+    contexts = dataset.contexts["train"]
+    contexts = contexts if share == 1 else contexts[batches.choose(seed, len(contexts), share)]
+    return lambda epoch: batches.plan_contexts(seed, epoch, contexts, batch_size)
   distilled = {"items" if kd.rows == "items" else "users" for _, kd in kds}
   if not lengths:
-    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per, distilled, steps)
+    chosen = None if share == 1 else batches.choose(seed, len(dataset.train.users), share)
+    return lambda epoch: batches.plan(seed, epoch, dataset.train, batch_size, kd_per, distilled, steps, chosen)
   sequence_batches.rows_per_step(batch_size, *lengths)
   packing = sequence_batches.pack(dataset.train, *lengths)
   return lambda epoch: sequence_batches.plan(seed, epoch, dataset.train, packing, batch_size, kd_per, distilled)

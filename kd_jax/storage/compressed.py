@@ -26,10 +26,12 @@ def write(run: str | os.PathLike, arrays: dict[str, np.ndarray], metadata: dict[
   return {"bytes_on_disk": (folder / _FILE).stat().st_size, "sha256": sealed.hash_file(folder / _FILE)}
 
 
-def read(run: str | os.PathLike) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-  """(arrays, metadata) of a compressed run. Raises InputError if it is damaged, or the run is not compressed."""
+def read(run: str | os.PathLike, sha256: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+  """(arrays, metadata) of a compressed run, whose file has this `sha256`. Raises InputError if it is damaged."""
   folder = pathlib.Path(run) / _FOLDER
   metadata = sealed.read(folder, KIND)
+  if sealed.hash_file(folder / _FILE) != sha256:
+    raise InputError(f"{folder / _FILE}: of another run: run.json has another sha256")
   try:
     with np.load(folder / _FILE, allow_pickle=False) as file:
       return {name: file[name] for name in file.files}, metadata

@@ -44,7 +44,7 @@ _SEALED = (FLAGS, INFO, RESULT, METRICS)  # in this order in run.sha256, before 
 _FLAG = re.compile(r"--(\w+)=(.*)")
 _FLAGS_LINE = re.compile(r"# sha256 ([0-9a-f]{64})")
 # The required keys of each file.
-_WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "bytes", "versions", "devices"},
+_WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "bytes", "versions", "devices", "python", "synthetic"},
             RESULT: {"epochs", "best_epoch", "monitor", "seconds"}, TEST: {"metrics", "options", "epochs"}}
 _MEASURED = ("loss", "scalars", "validation", "test")  # {name: number} in lines of metrics.jsonl and in result.json
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")

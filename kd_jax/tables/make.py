@@ -16,14 +16,24 @@ from kd_jax.evaluation import metric_names, run_report, sealed_report
 from kd_jax.evaluation.sealed_report import Stored
 from kd_jax.metrics import significance
 from kd_jax.metrics.transfer import Measured, transfer_ratios
-from kd_jax.runs import jobs, loop, sweep
+from kd_jax.runs import compress, jobs, loop, sweep
 from kd_jax.runs.options import FitOptions
 from kd_jax.storage import run_directory, sealed
 from kd_jax.storage.run_directory import Finished
-from kd_jax.tables import figures, page
-from kd_jax.tables.toml_file import FROM_ROWS, arguments, choose, in_order, load, others, run_dir, with_pairs
+from kd_jax.tables import figures, html_page, of_runs, page, verdict
+from kd_jax.tables.toml_file import (
+    NAMES_ROWS,
+    arguments,
+    choose,
+    directories,
+    in_order,
+    load,
+    others,
+    run_dir,
+    with_pairs,
+)
 
-_GROUPS = ("warm", "cold", "popular", "unpopular", "known", "unknown")
+_GROUPS = ("warm", "cold", "popular", "unpopular", "known", "unknown", "active", "inactive")
 
 
 def _fold(given, folds) -> list[str]:
@@ -37,7 +47,7 @@ def _fold(given, folds) -> list[str]:
 def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, cache_dir: str | None,
               folds: int | None = None, rows: list[str] | None = None, together: bool = False,
               at_a_time: int = 1, pairs: str = "", allow_code: str | None = None) -> dict:
-  """Trains and evaluates missing runs, and writes NAME.json, NAME.md and NAME.png into `workdir`. Returns the JSON.
+  """Trains and evaluates missing runs, and writes NAME.json, .md, .png and .html into `workdir`. Returns the JSON.
 
   `seeds` is the number of seeds. `folds`: k-fold cross-validation with k seeds; seed s tests on fold s. `rows`: only
   these rows and the rows that they learn from. `together` trains all seeds of a row at once, with the same results.
@@ -77,18 +87,34 @@ def reproduce(name: str, workdir: str, seeds: int | None, data_dir: str | None, 
   monitor = table["metrics"][0] if monitor == metric_names.LAST else metric_names.split(monitor)[0]
   result |= {"comparisons": _compare(table, reports, values), "monitor": monitor, "folds": folds,
              "made_by": _made_by([run for row in ordered for run in runs[row["row"]]])}
-  root = pathlib.Path(workdir)
+  root, curves = pathlib.Path(workdir), _curves(table, runs, monitor)
   sealed.write_json_atomic(root / f"{table['name']}.json", result)
   sealed.write_atomic(root / f"{table['name']}.md", page.markdown(table, result).encode())
-  sealed.write_atomic(root / f"{table['name']}.png", figures.draw(result, _curves(table, runs, monitor)))
+  sealed.write_atomic(root / f"{table['name']}.png", figures.draw(result, curves))
+  shown = {row: run_dir(runs_dir, row, 0) for row in _shown(result)}
+  whole = html_page.write(table["title"], table.get("about", ""), result, curves, _origins(name, workdir, runs),
+                          of_runs.lists(shown, data_dir, cache_dir, {}))
+  sealed.write_atomic(root / f"{table['name']}.html", whole.encode())
   return result
+
+
+def _shown(result) -> list[str]:
+  """The rows whose lists the page shows: teacher, plain student, and the best distilled and compressed rows."""
+  best = [verdict.best(result, kind) for kind in ("distilled", "compressed")]
+  named = [result["teacher_row"], result["student_row"], *(row and row["row"] for row in best)]
+  return list(dict.fromkeys(row for row in named if row)) or [result["rows"][0]["row"]]
+
+
+def _origins(name, workdir, runs) -> list[html_page.Origin]:
+  command = f"python scripts/reproduce.py --table={name} --workdir={workdir}"
+  return [html_page.Origin(row, f'{command} --rows="{row}"', [run.seal for run in made]) for row, made in runs.items()]
 
 
 def _done(calls, at_a_time):
   """Yields ((row, seeds), reports) of every call of `_made`, in order, or as processes finish."""
   if at_a_time == 1:
     return ((key, _made(*call)) for key, call in calls.items())
-  learns_from = {(row, at_once): {(other, at_once) for flag in FROM_ROWS for other in others(call[1], flag)}
+  learns_from = {(row, at_once): {(other, at_once) for key in NAMES_ROWS for other in others(call[1], key)}
                  for (row, at_once), call in calls.items()}
   for options in {options.data: options for call in calls.values() for options in _options(*call)}.values():
     data.load(options.data, options.data_dir, options.cache_dir)  # prepare data once; this also prints its terms of use
@@ -96,30 +122,64 @@ def _done(calls, at_a_time):
 
 
 def _options(table, row, at_once, runs_dir, own, folds) -> list[FitOptions]:
-  """The options of a row's runs."""
-  given = [arguments(table, row, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
+  """The options of a row's runs; of a compressed row, those of the runs that it is made from, in its directories."""
+  trained = _trained(table, row)
+  given = [arguments(table, trained, seed, run_dir(runs_dir, row["row"], seed), runs_dir, own) for seed in at_once]
   return [cli.parse_fit(_fold(x, folds) if folds else x) for x in given]
 
 
 def _made(table, *of_row) -> list[dict[str, Any]]:
   """The reports of a row's runs. Unfinished runs are trained together first."""
-  runs_of = _options(table, *of_row)
-  sweep.check(loop.train_many(runs_of))
-  return [_evaluate(table, pathlib.Path(options.workdir), options) for options in runs_of]
+  runs_of, (row, at_once, runs_dir, *_) = _options(table, *of_row), of_row
+  if "of" in row:
+    for seed, options in zip(at_once, runs_of, strict=True):
+      (source,) = directories(row, "of", runs_dir, seed)
+      compress.compress_run(source, row["compress"], options.workdir, options.data_dir, options.cache_dir,
+                            options.allow_code)
+  else:
+    sweep.check(loop.train_many(runs_of))
+  return [_evaluate(table, pathlib.Path(options.workdir), options, _compared_with(table, row, runs_dir, seed))
+          for seed, options in zip(at_once, runs_of, strict=True)]
 
 
-def _evaluate(table, directory, of_run) -> dict[str, Any]:
+def _trained(table, row) -> dict[str, Any]:
+  """The row itself; of a compressed row, the row whose runs were trained."""
+  by_name = {one["row"]: one for one in table["row"]}
+  while "of" in row:
+    row = by_name[others(row, "of")[0]]
+  return row
+
+
+def _compared_with(table, row, runs_dir, seed) -> str | None:
+  """The run whose lists a row's run is compared with, if the table asks for `agreement`."""
+  if not table.get("agreement") or row["row"] == table.get("teacher_row"):
+    return None
+  named = [*directories(row, "of", runs_dir, seed), *directories(row, "teacher", runs_dir, seed)]
+  whole = [run_dir(runs_dir, table["teacher_row"], seed)] if "teacher_row" in table else []
+  return str([*named, *whole][0]) if named or whole else None
+
+
+def _evaluate(table, directory, of_run, teacher) -> dict[str, Any]:
   """The stored report of a finished run; evaluates the run unless the report is of this training and these options."""
   columns = dict.fromkeys(map(metric_names.computed, table["metrics"]))
   options = dataclasses.replace(table["evaluate"], metrics=",".join(columns))
   wanted = sealed_report.identity(run_directory.read_finished(directory).seal, options)
   stored = sealed_report.read(directory, "test")
   if stored is not None and not sealed_report.difference(stored.report, wanted):
-    if columns.keys() <= stored.report["metrics"].keys():
+    if columns.keys() <= stored.report["metrics"].keys() and _has(stored.report, table, teacher):
       sealed_report.copy(directory, "test", stored.report)  # in case that a kill left an older one
       return stored.report
-  return run_report.evaluate_run(str(directory), data_dir=of_run.data_dir, cache_dir=of_run.cache_dir,
-                                 allow_code=of_run.allow_code, options=options)
+  return run_report.evaluate_run(str(directory), teacher=teacher, cost=table.get("cost", False),
+                                 data_dir=of_run.data_dir, cache_dir=of_run.cache_dir, allow_code=of_run.allow_code,
+                                 options=options)
+
+
+def _has(report, table, teacher) -> bool:
+  """Whether a report has the cost and the agreement with the teacher's run of now, if the table asks for them."""
+  if table.get("cost") and "cost" not in report:
+    return False
+  return teacher is None or (report.get("teacher") == teacher and "agreement" in report and
+                             report["others"].get(teacher) == run_directory.read_finished(teacher).seal)
 
 
 def _sealed(reports, runs_dir) -> tuple[dict[str, list[Finished]], dict[str, list[Stored]]]:
@@ -145,8 +205,12 @@ def _result(table, reports, seeds) -> dict[str, Any]:
     for metric, published in row.get("published", {}).items():
       found[metric] |= _judge(found[metric], published, row.get("tolerance", table.get("tolerance")))
     groups = [name for name in (f"recall@10({group})" for group in _GROUPS) if name in made[0]["metrics"]]
-    rows.append({"row": row["row"], "model": made[0]["model"], "parameters": made[0]["parameters"],
+    named = row.get("teacher", [])  # "row@50" is no row of the table
+    rows.append({"row": row["row"], "kind": _kind(row), "method": _method(row),
+                 "teachers": [named] if isinstance(named, str) else named, "model": made[0]["model"],
+                 "parameters": made[0]["parameters"],
                  "bytes": made[0]["bytes"], "metrics": found, "note": row.get("note"),
+                 "agreement": _agreement(table, made), "cost": _cost(table, row, reports),
                  "groups": {name: _summary([_number(r, name) for r in made]) for name in groups},
                  "epochs": [r["epochs"] for r in made],
                  "training_seconds": [round(r["training_seconds"], 2) for r in made]})
@@ -155,7 +219,48 @@ def _result(table, reports, seeds) -> dict[str, Any]:
           "data": first["data"], "synthetic": first["synthetic"], "cold_test_share": first["cold_test_share"],
           "candidates": first["candidates"], "history": first["options"]["history"], "users": first["users"],
           "evaluated": first["evaluated"], "users_without_training": first["users_without_training"],
-          "kd_jax": __version__, "rows": rows}
+          "teacher_row": table.get("teacher_row"), "student_row": table.get("student_row"),
+          "higher_is_better": _is_better_higher(table["metrics"][0]), "kd_jax": __version__, "rows": rows}
+
+
+def _is_better_higher(metric) -> bool:
+  goodness = run_report.goodness(metric)
+  return bool(goodness(2.0) > goodness(1.0))
+
+
+def _kind(row) -> str:
+  return "compressed" if "of" in row else "distilled" if _method(row) else "trained"
+
+
+def _method(row) -> str | None:
+  """What a row distils by; None for a row that does not."""
+  return next((flag.removeprefix("--kd=") for flag in row.get("flags", []) if flag.startswith("--kd=")), None)
+
+
+def _agreement(table, made) -> dict[str, Any]:
+  """Summaries of the agreement with the teacher; {} for a row that has none."""
+  named = [name for name in table.get("agreement", ()) if all(name in report.get("agreement", {}) for report in made)]
+  return {name: _summary([report["agreement"][name] for report in made]) for name in named}
+
+
+def _cost(table, row, reports) -> dict[str, Any]:
+  """Summaries of the cost of a row, and of its training; {} if the table does not ask for it."""
+  if not table.get("cost"):
+    return {}
+  found = [of_runs.flat_cost(report["cost"]) for report in reports[row["row"]]]
+  return {name: _summary([one[name] for one in found]) for name in found[0]} | {
+      "training_seconds": _summary([report["training_seconds"] for report in reports[row["row"]]]),
+      "training_seconds_with_others": _summary(_seconds_of_all(table, row, reports))}
+
+
+def _seconds_of_all(table, row, reports) -> list[float]:
+  """Training time of a row's runs and of all runs that they learn from, start from or are made of, by seed."""
+  by_name, needed, waiting = {one["row"]: one for one in table["row"]}, set(), [row["row"]]
+  while waiting:
+    needed.add(name := waiting.pop())
+    waiting += [other for key in NAMES_ROWS for other in others(by_name[name], key) if other not in needed]
+  trained = [name for name in needed if "of" not in by_name[name]]
+  return [sum(reports[name][seed]["training_seconds"] for name in trained) for seed in range(len(reports[row["row"]]))]
 
 
 def _number(report, metric) -> float:
@@ -222,8 +327,15 @@ def _pairs(table, reports) -> list[tuple[str, str]]:
   return pairs
 
 
+def _between(table) -> list[str]:
+  """The rows that have a transfer ratio: distilled ones, and compressed ones of others than the plain student."""
+  compressed = [row["row"] for row in table["row"] if "of" in row and _trained(table, row)["row"] != table.get(
+      "student_row")]
+  return _distilled(table) + compressed
+
+
 def _distilled(table) -> list[str]:
-  return [row["row"] for row in table["row"] if any(flag.startswith("--kd=") for flag in row.get("flags", []))]
+  return [row["row"] for row in table["row"] if _method(row)]
 
 
 def _curves(table, runs, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
@@ -274,5 +386,5 @@ def _add_transfer(table, reports, rows, values):
     return Measured(*means, run_report.goodness(metric), tuple(of_users) or None)
 
   for row in rows:
-    if row["row"] in _distilled(table):
+    if row["row"] in _between(table):
       row |= transfer_ratios({metric: measured(row, metric) for metric in table["metrics"]})

@@ -29,7 +29,8 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   notes = [f"- no transfer ratio in {names[0]}: {reason}" for reason in reasons if reason]
   notes += [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
-              _curves(result), _groups(result), _comparisons(result), [_made_by(result["made_by"])]]
+              _curves(result), _groups(result), _agreement(result), _cost(result), _comparisons(result),
+              [_made_by(result["made_by"])]]
   return "\n".join(line for section in sections if section for line in [*section, ""])
 
 
@@ -93,6 +94,41 @@ def _groups(result) -> list[str]:
           "Only the group's held-out items count, for users that have some; all items compete. Popular are the most "
           "popular items that have half of all training interactions; cold ones have none."
           + (" Unknown users have no training interaction." if "recall@10(unknown)" in names else "")]
+
+
+def _agreement(result) -> list[str]:
+  rows = [row for row in result["rows"] if row.get("agreement")]
+  if not rows:
+    return []
+  names = list(rows[0]["agreement"])
+  lines = [[row["row"], *(_mean(row["agreement"][name]) for name in names)] for row in rows]
+  return ["## Agreement with the teacher", "", *_lines(["row", *names], lines), "",
+          "Of a distilled row with its own teacher, of a compressed row with the row that it is made from, of others "
+          "with the teacher's row. follows_wrong is the share of the teacher's wrong items that the row lists, too."]
+
+
+COST_NOTE = (
+    "Means over seeds. A request ranks all items and returns the best 10; p50, p95 and p99 are percentiles of its "
+    "latency for 1 and for 256 users, on the machine that evaluated the rows. A compressed row is asked with its "
+    "unpacked parameters: its latency and operations are those of the row that it is made from.")
+COSTS = {"bytes_on_disk": ("bytes on disk", 1), "bytes_in_memory": ("in memory", 1),
+          "flops": ("kFLOP a request", 1e3), "request_bytes": ("MB, request of 256", 1e6),
+          **{f"latency_{count}_{p}": (f"{p} of {count}, ms", 1) for count in (1, 256) for p in ("p50", "p95", "p99")},
+          "training_seconds": ("training s", 1), "training_seconds_with_others": ("with its teachers", 1)}
+
+
+def _cost(result) -> list[str]:
+  if not any(row.get("cost") for row in result["rows"]):
+    return []
+  rows = [[row["row"], *(amount(row["cost"][name]["mean"] / unit) for name, (_, unit) in COSTS.items())]
+          for row in result["rows"]]
+  return ["## Cost", "", *_lines(["row", *(name for name, _ in COSTS.values())], rows), "",
+          COST_NOTE]
+
+
+def amount(value: float) -> str:
+  """A cost with three digits, or as a whole number."""
+  return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _comparisons(result) -> list[str]:

@@ -11,9 +11,14 @@
   tolerance                {absolute = 0.012, relative = 0.1, stds = 2}: the largest difference from a published value
                            that counts as "within": absolute, relative to the published value, or in standard
                            deviations over seeds; the largest of the three applies
+  agreement                ["overlap@10", ...], how far the lists of a row agree with those of its teacher; of a
+                           compressed row, with those of the row that it is made from; of others, with teacher_row
+  cost                     true: bytes, operations and latency of a request
   [[row]]  row, flags      a run. `teacher = "row"` (or a list) distils from that row's run with the same seed;
                            "row@50" from its state after 50 epochs (--keep_every), or its end if it has fewer;
                            `init_from = "row"` starts from its parameters
+           of, compress    instead of flags: the run of another row, compressed, `compress = "int8()"`
+           seed_offset     added to the seeds of the row's runs, e.g. of a second teacher
            published       {"recall@10" = 0.0283}; `source` of the table names the paper; a row may have a `tolerance`
            published_curve {"recall@50" = [[1, 0.0374], [11, 0.1255]]}: [epoch, test value]; needs --log_test
 """
@@ -23,22 +28,26 @@ from __future__ import annotations
 import itertools
 import math
 import pathlib
+import re
 import tomllib
 from typing import Any
 
 from kd_jax import cli
 from kd_jax.base import InputError
-from kd_jax.evaluation import metric_names
+from kd_jax.evaluation import agreement, metric_names
 from kd_jax.evaluation.options import EvaluationOptions
-from kd_jax.runs import setup
-from kd_jax.runs.options import FitOptions
+from kd_jax.runs import compress, setup
+from kd_jax.runs.options import FitOptions, fit_options
 from kd_jax.storage import run_directory
 
 _FOLDER = cli.folder("configs") / "tables"
 _KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
-         "tolerance", "row"}
+         "tolerance", "agreement", "cost", "row"}
 FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
-_ROW_KEYS = {"row", "flags", *FROM_ROWS, "published", "published_curve", "tolerance", "note"}
+NAMES_ROWS = (*FROM_ROWS, "of")  # all keys that do
+_ROW_KEYS = {"row", "flags", *NAMES_ROWS, "compress", "seed_offset", "published", "published_curve", "tolerance",
+             "note"}
+_AGREEMENT = re.compile(rf"({'|'.join(agreement.NAMES)})@({'|'.join(map(str, metric_names.CUTOFFS))})")
 _TOLERANCES = {"absolute", "relative", "stds"}
 
 
@@ -66,7 +75,12 @@ def _point(x):
 
 
 _KINDS = {  # {key: (description of valid values, function that checks a value)}
-    **dict.fromkeys(("title", "about", "source", "teacher_row", "student_row", "note"), ("text", _text)),
+    **dict.fromkeys(("title", "about", "source", "teacher_row", "student_row", "note", "of", "compress"),
+                    ("text", _text)),
+    "cost": ("true or false", lambda x: isinstance(x, bool)),
+    "seed_offset": ("a whole number that is not negative", lambda x: type(x) is int and x >= 0),
+    "agreement": (f"a list of {', '.join(agreement.NAMES)} at 5, 10, 20 or 50: [\"overlap@10\"]",
+                  _list_of(lambda x: isinstance(x, str) and bool(_AGREEMENT.fullmatch(x)))),
     "flags": ("a list of texts, --name=value", _list_of(lambda x: _text(x) and x.startswith("--"))),
     "metrics": ("a list of metrics", lambda x: _list_of(_text)(x) and bool(x)),
     "seeds": ("a positive whole number", lambda x: type(x) is int and x > 0),
@@ -121,7 +135,7 @@ def in_order(path: str | pathlib.Path, rows: list[dict]) -> list[dict]:
   found, left = [], rows
   while left:
     done = {row["row"] for row in found}
-    ready = [row for row in left if done.issuperset(other for flag in FROM_ROWS for other in others(row, flag))]
+    ready = [row for row in left if done.issuperset(other for key in NAMES_ROWS for other in others(row, key))]
     if not ready:
       raise InputError(f"{path}: rows learn from each other in a circle: {', '.join(row['row'] for row in left)}")
     found, left = found + ready, [row for row in left if row not in ready]
@@ -166,9 +180,11 @@ def _checked_row(path, table, row) -> FitOptions:
   if set(",@/|\\\n") & set(row["row"]):
     raise InputError(f"{where}no comma, which separates rows, no @, before epochs, no / \\ |")
   try:
-    learns_from = {other for flag in FROM_ROWS for other in others(row, flag)}
+    learns_from = {other for key in NAMES_ROWS for other in others(row, key)}
     if not learns_from <= set(names) or [run_dir("", name, 0) for name in names].count(run_dir("", row["row"], 0)) != 1:
-      raise InputError(f"is named twice or its {' or '.join(FROM_ROWS)} is no row")
+      raise InputError(f"is named twice or its {' or '.join(NAMES_ROWS)} is no row")
+    if "of" in row or "compress" in row:
+      return _checked_compression(table, row)
     options = cli.parse_fit(arguments(table, row, 0, "x", "x", []))
     setup.check(options)
   except InputError as error:
@@ -178,10 +194,24 @@ def _checked_row(path, table, row) -> FitOptions:
   return options
 
 
+def _checked_compression(table, row) -> FitOptions:
+  """The options of the runs of which a row is the compression, which keep no epochs."""
+  other = {"flags", *FROM_ROWS, "seed_offset"} & row.keys()
+  if not {"of", "compress"} <= row.keys() or other:
+    raise InputError("of names a row, and compress says how its runs are compressed; such a row has no "
+                     f"{', '.join(sorted(other or {'flags', *FROM_ROWS}))}")
+  compress.chain(row["compress"])
+  trained, followed = row, set()
+  while "of" in trained and trained["row"] not in followed:
+    followed.add(trained["row"])
+    trained = next(x for x in table["row"] if x["row"] == others(trained, "of")[0])
+  return fit_options(cli.parse_fit(arguments(table, trained, 0, "x", "x", [])), keep_every=0)
+
+
 def _check_kept(path, table, parsed):
   """Raises InputError if a row learns from ROW@EPOCH and that row does not keep EPOCH."""
   for row in table["row"]:
-    for other, epoch in (named for flag in FROM_ROWS for named in _named(row, flag)):
+    for other, epoch in (named for key in NAMES_ROWS for named in _named(row, key)):
       every = parsed[other].keep_every
       if epoch and (not every or epoch % every):
         raise InputError(f"{path}: row {row['row']!r}: {other}@{epoch} needs a --keep_every of row {other!r} that "
@@ -220,7 +250,7 @@ def choose(table: dict[str, Any], rows: list[str]) -> dict[str, Any]:
   kept, waiting = set(), list(rows)
   while waiting:
     kept.add(row := waiting.pop())
-    waiting += [other for flag in FROM_ROWS for other in others(by_name[row], flag)]
+    waiting += [other for key in NAMES_ROWS for other in others(by_name[row], key)]
   chosen = {key: value for key, value in table.items() if key not in ("teacher_row", "student_row") or value in kept}
   if "compare" in table:
     chosen["compare"] = [pair for pair in table["compare"] if kept.issuperset(pair)]
@@ -242,9 +272,15 @@ def with_pairs(table: dict[str, Any], pairs: str) -> dict[str, Any]:
 
 def arguments(table, row, seed, workdir, runs_dir, own) -> list[str]:
   """The flags of a row's run: of the table, of the row, `own`, and of the rows that it learns from."""
-  given = [*table["flags"], *row.get("flags", []), f"--seed={seed}", f"--workdir={workdir}", *own]
-  named = {flag: [_directory(runs_dir, *other, seed) for other in _named(row, flag)] for flag in FROM_ROWS}
+  number = seed + row.get("seed_offset", 0)
+  given = [*table["flags"], *row.get("flags", []), f"--seed={number}", f"--workdir={workdir}", *own]
+  named = {flag: directories(row, flag, runs_dir, seed) for flag in FROM_ROWS}
   return given + [f"--{flag}={','.join(map(str, found))}" for flag, found in named.items() if found]
+
+
+def directories(row: dict[str, Any], key: str, runs_dir: str | pathlib.Path, seed: int) -> list[pathlib.Path]:
+  """The directories of the runs that a row names by `teacher`, `init_from` or `of`."""
+  return [_directory(runs_dir, *other, seed) for other in _named(row, key)]
 
 
 def run_dir(runs_dir: str | pathlib.Path, row: str, seed: int) -> pathlib.Path:

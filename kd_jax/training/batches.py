@@ -16,7 +16,8 @@ _MULTIPLE = 128  # distinct users are padded to a multiple of this, so that shap
 
 
 def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: str,
-         distilled: Collection[str] = ("users", "items"), steps: int | None = None) -> Batch:
+         distilled: Collection[str] = ("users", "items"), steps: int | None = None,
+         chosen: np.ndarray | None = None) -> Batch:
   """Assigns interactions to batches. Runs on the host, where sorting is faster than on the device.
 
   Returns `rows` [S, B] (indices of interactions in random order) and their `weight` [S, B] (0 for padding). If users
@@ -24,8 +25,10 @@ def plan(seed: int, epoch: int, train: Interactions, batch_size: int, kd_per: st
   a user is distilled once per batch, with the number of its interactions in the batch as weight
   (kd_per="interaction"), or with weight 1. The same holds for positive items, `kd_items`. With more `steps` than
   needed, the interactions are distributed evenly, so that no batch is empty: Adam also updates if the gradient is 0.
+  `chosen` [n] are the indices of the interactions that are assigned; None: all.
   """
-  rows, weight = _order(seed, epoch, len(train.users), batch_size, steps)
+  rows, weight = _order(seed, epoch, len(train.users if chosen is None else chosen), batch_size, steps)
+  rows = rows if chosen is None else chosen[rows]
   return {"rows": rows, "weight": weight} | distinct(train, rows, weight, kd_per, distilled)
 
 
@@ -36,6 +39,12 @@ def distinct(train: Interactions, rows: np.ndarray, weight: np.ndarray, kd_per: 
   for side in distilled:
     batch[f"kd_{side}"], batch[f"kd_{side}_weight"] = _distinct(getattr(train, side)[rows], weight, kd_per)
   return batch
+
+
+def choose(seed: int, count: int, share: float) -> np.ndarray:
+  """A random `share` of 0 .. count - 1, ascending, at least one; the same for every epoch of a seed."""
+  drawn = np.random.default_rng([seed, 0]).permutation(np.arange(count, dtype=np.int32))  # epochs count from 1
+  return np.sort(drawn[: max(1, round(share * count))])
 
 
 def plan_contexts(seed: int, epoch: int, contexts: np.ndarray, batch_size: int) -> Batch:

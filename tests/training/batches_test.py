@@ -94,3 +94,14 @@ def test_negatives_from_a_pool_are_uniform_over_its_unseen_items():
     absent = np.setdiff1d(pool, items[users == user])
     assert np.isin(found, absent).all() and np.isin(drawn["items"][..., 0], items).all()
     assert_frequencies(np.bincount(found.reshape(-1), minlength=12)[absent], np.full(len(absent), 1 / len(absent)))
+
+
+def test_a_share_of_the_interactions_is_the_same_in_every_epoch():
+  train = Interactions(np.repeat(np.arange(20, dtype=np.int32), 5), np.arange(100, dtype=np.int32))
+  chosen = batches.choose(3, 100, 0.3)
+  assert len(chosen) == 30 and (np.diff(chosen) > 0).all() and not np.array_equal(chosen, batches.choose(4, 100, 0.3))
+  for epoch in (1, 2):
+    found = batches.plan(3, epoch, train, 8, "interaction", chosen=chosen)
+    assert sorted(found["rows"][found["weight"] > 0].tolist()) == chosen.tolist()
+    assert found["kd_users_weight"].sum() == 30
+  assert len(batches.choose(0, 5, 0.01)) == 1

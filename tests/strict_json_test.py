@@ -143,7 +143,7 @@ def test_a_run_whose_metric_has_no_value_is_continued(one_label, tmp_path, flags
 
 
 def test_other_files_are_strict(teacher, small, tmp_path):
-  list(export.export_run(str(teacher), str(tmp_path / "exported"), 5, True))
+  list(export.export_run(str(teacher), str(tmp_path / "exported")))
   make_soft_labels.write(str(teacher), str(tmp_path / "labels"), top_k=9, exclude_seen=True)
   sealed.write_json_atomic(tmp_path / "audit.json", protocol_audit.run(small[0].removeprefix("--data="), 4, 1))
   files = strict_files(tmp_path)

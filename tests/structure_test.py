@@ -55,8 +55,8 @@ def test_imports_have_no_cycle():
 
 # Folders (and the modules at the top) from the bottom up: each imports only from those before it.
 ORDER = ("base", "registry", "storage", "data", "models", "losses", "objectives", "metrics", "label_metrics",
-         "optimizers", "schedules", "callbacks", "ranking", "training", "devices", "teachers", "evaluation", "serving",
-         "runs", "cli", "tables", "bench", "fault")
+         "optimizers", "schedules", "callbacks", "compression", "ranking", "training", "devices", "teachers",
+         "evaluation", "serving", "runs", "cli", "tables", "bench", "fault")
 
 
 def test_folders_import_in_one_direction():
@@ -70,7 +70,7 @@ def test_folders_import_in_one_direction():
 
 
 @pytest.mark.parametrize("folder", ["losses", "objectives", "metrics", "label_metrics", "optimizers", "schedules",
-                                    "callbacks"])
+                                    "callbacks", "compression"])
 def test_what_is_extended_knows_only_the_types(folder):
   package = f"kd_jax.{folder}"
   assert package in GRAPH

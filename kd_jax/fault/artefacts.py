@@ -6,7 +6,7 @@
   student/ other/  runs distilled from it, of two seeds, evaluated
   content/ imported/ warm/ streamed/   runs with feature vectors, a teacher from a file, `init_from`, `data_memory`
   unfinished/      a run that was killed after its second checkpoint
-  labels/ exported/ table/   soft labels, an export, and a table with its runs
+  labels/ packed/ exported/ table/   soft labels, the teacher in int8, an export, and a table with its runs
   ../before/       the same, as it was when runs had half of the epochs; its prepared data has another split
 """
 
@@ -22,7 +22,7 @@ from kd_jax.base import Callback
 from kd_jax.data import store
 from kd_jax.evaluation import run_report
 from kd_jax.registry import Call
-from kd_jax.runs import loop
+from kd_jax.runs import compress, loop
 from kd_jax.runs.options import FitOptions, fit_options
 from kd_jax.serving import export
 from kd_jax.storage import run_directory
@@ -96,7 +96,7 @@ def build() -> None:
   for name in made:
     if name != CACHE:
       _copy(pathlib.Path(name), pathlib.Path(BEFORE, name))
-  for name in ("student", "other", "content", "imported", "warm", "streamed", "unfinished", "table"):
+  for name in ("student", "other", "content", "imported", "warm", "streamed", "unfinished", "packed", "table"):
     shutil.rmtree(name)
   (pathlib.Path(TABLE)).write_text(_TABLE.format(flags=table_flags(EPOCHS)))
   _make(EPOCHS)
@@ -149,7 +149,8 @@ def _make(epochs):
   for run in EVALUATED:
     run_report.evaluate_run(run, cache_dir=CACHE)
   make_soft_labels.write("teacher", "labels", TOP, cache_dir=CACHE)
-  for _ in export.export_run("student", "exported", 5, True, cache_dir=CACHE):
+  compress.compress_run("teacher", "int8()", "packed", cache_dir=CACHE)
+  for _ in export.export_run("student", "exported", cache_dir=CACHE):
     pass
   make.reproduce(TABLE, "table", None, None, CACHE)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from kd_jax import cli
 from kd_jax.fault import artefacts, children, operations, readers
 from kd_jax.fault.artefacts import BEFORE, CACHE, DATA, TOP
-from kd_jax.serving import program
+from kd_jax.serving import layout
 from kd_jax.storage import run_directory, sealed
 from kd_jax.teachers import soft_labels
 
@@ -66,7 +66,7 @@ def _labels():
 
 
 def _program():
-  return readers.program_of("exported")[:2]
+  return readers.program_of("exported")[:1]
 
 
 def _evaluation():
@@ -113,9 +113,11 @@ COMMANDS = {
     "stream": _train("streamed", _gone("streamed", CACHE + "/streams")),
     "soft_labels": Command("soft_labels", ("--teacher=teacher", f"--top_k={TOP}", "--out=labels", _PLACE),
                            _older("labels"), _labels, "labels", soft_labels.KIND),
+    "compress": Command("compress", ("--run=teacher", "--compress=int8()", "--workdir=packed", _PLACE), _gone("packed"),
+                        readers.unpacked, "packed"),
     "evaluate": Command("evaluate", ("--run=student", _PLACE), _unevaluated, _evaluation, "student"),
-    "export": Command("export", ("--run=student", "--out=exported", "--top_k=5", _PLACE), _older("exported"),
-                      _program, "exported", program.KIND),
+    "export": Command("export", ("--run=student", "--out=exported", _PLACE), _older("exported"),
+                      _program, "exported", layout.KIND),
     "prepare": Command("prepare", (f"--data={DATA}", _PLACE), _new_data, _data, CACHE),
     "rival": Command("train", (*artefacts.flags("teacher"), "--seed=7"), _gone("teacher"), _rival, "teacher"),
     "rival_labels": Command("soft_labels", ("--teacher=teacher", "--top_k=5", "--out=labels", _PLACE),

@@ -20,8 +20,8 @@ from kd_jax.fault.judge import Outcome
 
 _NEW_NAMESPACE, _REMOUNT, _RECURSIVE, _PRIVATE = 0x20000, 32, 0x4000, 1 << 18
 _ROOM = 1 << 30  # bytes of the tmpfs while its size does not matter
-_SHARES = {"train": 4, "extend": 2, "distil": 1, "stream": 1, "soft_labels": 2, "evaluate": 2, "export": 2,
-           "prepare": 3, "reproduce": 1}
+_SHARES = {"train": 4, "extend": 2, "distil": 1, "stream": 1, "soft_labels": 2, "compress": 1, "evaluate": 2,
+           "export": 2, "prepare": 3, "reproduce": 1}
 
 
 class FullDisks:

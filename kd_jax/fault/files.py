@@ -12,22 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from kd_jax import cli
+from kd_jax import cli, serving
 from kd_jax.data import feature_files, interactions, labelled
 from kd_jax.evaluation import run_report
-from kd_jax.fault import artefacts, csv_files, judge, nonsense, readers
+from kd_jax.fault import artefacts, csv_files, judge, layouts, nonsense, readers
 from kd_jax.fault.copies import Place
 from kd_jax.fault.csv_files import mutated
 from kd_jax.fault.judge import Outcome
-from kd_jax.serving import program
 from kd_jax.storage import run_directory, sealed
 from kd_jax.tables import toml_file
 from kd_jax.teachers import imported, soft_labels
 
 Random = np.random.Generator
 _SECONDS = 20
-_SHARES = {"interactions": 8, "labelled": 4, "teacher": 4, "teacher_rows": 3, "features": 3, "flagfile": 3, "toml": 3,
-           "forged_run": 2, "unfinished": 1, "forged_artefact": 2}
+_SHARES = {"interactions": 8, "layouts": 12, "labelled": 4, "teacher": 4, "teacher_rows": 3, "features": 3,
+           "flagfile": 3, "toml": 3, "forged_run": 2, "unfinished": 1, "forged_artefact": 2}
 
 
 class NonsenseFiles:
@@ -55,6 +54,11 @@ class NonsenseFiles:
     recipe = interactions.interactions(name, rating="rating", timestamp="time")
     return repr(content)[:1500], functools.partial(recipe.read, [pathlib.Path(name)]), functools.partial(
         _other_rows, csv_files.read(content))
+
+  def _layouts(self, rng):
+    form, content, name = layouts.drawn(rng)
+    path = layouts.write(name, content)
+    return f"{form} {name} {content[:1200]!r}", functools.partial(layouts.judged, path, form, content), str
 
   def _labelled(self, rng):
     content = mutated(rng, pathlib.Path("tags.csv").read_bytes())
@@ -158,10 +162,10 @@ class NonsenseFiles:
     """An artefact in which somebody changed the manifest or a file, and then the hashes."""
     folder, read = [("labels", lambda: soft_labels.read("labels", self.dataset)),
                     ("student/test_values", lambda: readers.user_values("student")),
-                    ("exported", lambda: program.load("exported"))][rng.integers(3)]
+                    ("exported", lambda: serving.load("exported", trial=False))][rng.integers(3)]
     manifest = pathlib.Path(folder, "manifest.json")
     content = json.loads(manifest.read_bytes())
-    others = [name for name in content["files"] if not name.endswith("jaxexport")]  # a program is code
+    others = [name for name in content["files"] if not name.startswith("program")]  # a program is code
     if rng.random() < 0.5 and others:
       name = others[rng.integers(len(others))]
       path = pathlib.Path(folder, name)

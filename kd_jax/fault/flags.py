@@ -33,10 +33,12 @@ _USUAL = {
     "soft_labels": ["--teacher=teacher", "--top_k=10", "--out=new", "--cache_dir=cache"],
     "prepare": [f"--data={artefacts.DATA}", "--cache_dir=cache"],
     "reproduce": [f"--table={artefacts.TABLE}", "--workdir=table", "--cache_dir=cache"],
-    "export": ["--run=student", "--out=new", "--top_k=5", "--cache_dir=cache"],
+    "compress": ["--run=teacher", "--compress=int8()", "--workdir=new", "--cache_dir=cache"],
+    "report": ["--runs=student", "--teacher=teacher", "--out=new", "--cache_dir=cache"],
+    "export": ["--run=student", "--out=new", "--cache_dir=cache"],
     "audit": [f"--data={artefacts.DATA}", "--cache_dir=cache", "--factors=0"]}
-_PARSED = ("bench", "scaling", "embed_text", "compare_checkouts")
-_PATHS = {"workdir", "teacher", "init_from", "out", "run", "student", "compare", "features", "user_features",
+_PARSED = ("bench", "scaling", "embed_text", "compare_checkouts", "serve", "latency", "recommend")
+_PATHS = {"workdir", "teacher", "init_from", "out", "run", "runs", "student", "compare", "features", "user_features",
           "flagfile", "data_dir", "cache_dir", "table", "before", "after", "texts"}
 _HEAVY = {"together", "jobs", "profile", "coordinator", "num_processes", "process_id", "folds", "split_seeds"}
 _SHARE = {"train": 0.6}

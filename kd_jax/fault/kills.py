@@ -19,8 +19,8 @@ _SECONDS, _MEASURED = 120, 1200  # the longest that a command may take; without 
 _BOUND = 30  # seconds in which a command ends after SIGTERM or SIGINT
 _STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 # Shares of the commands: those that take long, or hold little, come less often.
-SHARES = {"train": 5, "cold": 1, "extend": 4, "resume": 3, "distil": 3, "stream": 2, "soft_labels": 4, "evaluate": 4,
-          "export": 3, "prepare": 4, "reproduce": 1}
+SHARES = {"train": 5, "cold": 1, "extend": 4, "resume": 3, "distil": 3, "stream": 2, "soft_labels": 4, "compress": 2,
+          "evaluate": 4, "export": 3, "prepare": 4, "reproduce": 1}
 
 
 class Clean(NamedTuple):

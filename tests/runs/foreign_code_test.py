@@ -74,7 +74,7 @@ READERS = {
     "evaluate": lambda run, **allow: kd_jax.evaluate(run, **allow),
     "compare": lambda run, **allow: kd_jax.evaluate(run, compare=run, **allow),
     "soft_labels": lambda run, **allow: kd_jax.soft_labels(run, "labels", 5, **allow),
-    "export": lambda run, **allow: list(export.export_run(str(run), "program", 5, True, **allow)),
+    "export": lambda run, **allow: list(export.export_run(str(run), "program", **allow)),
     "teacher": lambda run, **allow: kd_jax.fit(DATA, kd="kl(k=5)", teacher=run, **FIT, **allow),
     "init_from": lambda run, **allow: kd_jax.fit(DATA, init_from=run, **FIT, **allow)}
 

@@ -58,7 +58,7 @@ def test_from_flags_to_test_metrics_and_an_export(train, teacher, tmp_path):
   assert again[str(student)]["ndcg@20"]["difference"] == 0 and again[str(plain)].keys() <= found["metrics"].keys()
   assert found["compression_ratio"] == 4 and 0 <= found["overlap@10"] <= 1
   assert json.loads((student / "test.json").read_text())["metrics"] == found["metrics"]
-  assert list(export.export_run(str(student), str(tmp_path / "exported"), 5, True))
+  assert list(export.export_run(str(student), str(tmp_path / "exported")))
 
 
 def test_validation_metrics_are_those_of_the_best_epoch(train, small):

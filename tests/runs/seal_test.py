@@ -35,7 +35,7 @@ def readers(flags, small, tmp_path):
       "teacher": lambda run: loop.train(flags(*fit, "--kd=kl(k=5)", f"--teacher={run}")),
       "init_from": lambda run: loop.train(flags(*fit, f"--init_from={run}")),
       "soft labels": lambda run: make_soft_labels.write(run, tmp_path / "labels", 5),
-      "export": lambda run: list(export.export_run(str(run), str(tmp_path / "program"), 5, True)),
+      "export": lambda run: list(export.export_run(str(run), str(tmp_path / "program"))),
   }
 
 

@@ -16,6 +16,7 @@ import pytest
 from conftest import build_dataset
 
 import kd_jax
+from kd_jax import serving
 from kd_jax.base import STUDENT, Dataset, InputError, Interactions, Ranked, View
 from kd_jax.data import index
 from kd_jax.evaluation import metric_names, protocols
@@ -24,7 +25,7 @@ from kd_jax.losses.ir_rrd import ir_rrd
 from kd_jax.losses.kl import kl
 from kd_jax.losses.rrd import rrd
 from kd_jax.runs import epoch, setup
-from kd_jax.serving import export, program
+from kd_jax.serving import export
 from kd_jax.teachers import loading, make_soft_labels, soft_labels
 from kd_jax.training import batches, graph, kd_targets, left_out, windows
 
@@ -483,11 +484,11 @@ def test_an_evaluation_counts_who_has_no_value(teacher):
 
 
 def test_an_export_recommends_nothing_to_a_user_with_every_item(teacher, tmp_path):
-  list(export.export_run(teacher, str(tmp_path / "export"), 5, True))
-  recommend, _ = program.load(tmp_path / "export")
-  items, scores = recommend([f"u{FULL}", f"u{NEARLY}", "u7"])
-  assert items[:2] == [[], [f"i{LAST}"]] and len(items[2]) == 5
-  assert (scores[0] == -np.inf).all() and np.isfinite(scores[2]).all()
+  list(export.export_run(teacher, str(tmp_path / "export"), history="train"))
+  recommender = serving.load(tmp_path / "export", trial=False)
+  full, nearly, other = (recommender.recommend(f"u{user}", k=5) for user in (FULL, NEARLY, 7))
+  assert full.items == full.scores == [] and nearly.items == [f"i{LAST}"] and len(other.items) == 5
+  assert np.isfinite(other.scores).all()
 
 
 def test_a_fitted_model_lists_what_is_left(dataset):

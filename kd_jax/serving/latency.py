@@ -1,0 +1,140 @@
+"""A table of size, cold start, memory and latency of several runs, in every form in which they can answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple
+
+from kd_jax.base import InputError
+from kd_jax.serving import export, layout
+from kd_jax.serving.timing import Settings
+from kd_jax.storage import sealed
+
+FORMS = ("jit", "stablehlo", "onnx", "npz", "int8", "index")
+_PACKAGES = ("jax", "onnxruntime", "numpy", "faiss-cpu")
+
+
+class _Form(NamedTuple):
+  """A row of the table."""
+
+  run: str
+  form: str
+  format: str  # of the export; "jit": none
+  export: str
+  approximate: bool = False
+
+
+def write(runs: Sequence[str], out: str | os.PathLike, *, forms: Sequence[str] = FORMS,
+          batches: Sequence[int] = (1, 16, 256), seconds: float = 3.0, k: int = 10, data_dir: str | None = None,
+          cache_dir: str | None = None) -> Iterator[str]:
+  """Exports the runs to OUT/exports, times each form in a process of its own, and writes OUT/latency.md, .json, .png.
+
+  `forms`: "jit" is the training code's network; "int8" is NumPy with tables in int8; "index" is NumPy with the
+  approximate index. Forms that a model does not have are left out. Yields the lines of the table.
+  Raises InputError: there is no such run or form.
+  """
+  if wrong := [name for name in forms if name not in FORMS]:
+    raise InputError(f"`forms={wrong[0]}`: choose from {', '.join(FORMS)}")
+  rows: list[dict[str, Any]] = []
+  yield from _head(batches)
+  for run in runs:
+    for form in _forms(run, pathlib.Path(out) / "exports", forms, data_dir, cache_dir):
+      settings = Settings(0.0, form.format, form.export, run, form.approximate, list(batches), seconds, k, data_dir,
+                          cache_dir)
+      rows.append({"run": run, "form": form.form, "bytes": _bytes(form), **_measured(settings)})
+      yield _line(rows[-1])
+  machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
+             "packages": {name: _version(name) for name in _PACKAGES}}
+  sealed.write_json_atomic(pathlib.Path(out) / "latency.json", {"machine": machine, "k": k, "rows": rows})
+  text = "\n".join([*_head(batches), *map(_line, rows)]) + "\n"
+  sealed.write_atomic(pathlib.Path(out) / "latency.md", text.encode())
+  _figure(rows, pathlib.Path(out) / "latency.png")
+
+
+def _forms(run, folder, wanted, data_dir, cache_dir) -> Iterator[_Form]:
+  """Exports a run in the ways that are needed, and that its model has."""
+  def exported(name, **options):
+    path = os.fspath(folder / f"{pathlib.Path(run).name}-{name}")
+    list(export.export_run(run, path, data_dir=data_dir, cache_dir=cache_dir, **options))
+    return path
+
+  whole = exported("whole")
+  if "jit" in wanted:
+    yield _Form(run, "jit", "jit", whole)
+  if sealed.manifest(whole, layout.KIND)["metadata"]["inputs"] == layout.QUERY:
+    whole = exported("whole", formats=",".join(layout.FORMATS))
+    yield from (_Form(run, name, name, whole) for name in layout.FORMATS if name in wanted)
+    if "int8" in wanted:
+      yield _Form(run, "int8", "npz", exported("int8", formats="npz", compress="int8()"))
+    if "index" in wanted:
+      yield _Form(run, "index", "npz", exported("index", formats="npz", approximately="hnsw"), True)
+  elif "stablehlo" in wanted:
+    yield _Form(run, "stablehlo", "stablehlo", whole)
+
+
+def _bytes(form) -> int:
+  """Of the weights and what reads them."""
+  files = sealed.manifest(form.export, layout.KIND)["files"]
+  own = {layout.PROGRAMS.get(form.format)} | ({layout.INDEX} if form.approximate else set())
+  return sum(file["bytes"] for name, file in files.items() if name.startswith("weights/") or name in own)
+
+
+def _measured(settings) -> dict[str, Any]:
+  content = sealed.to_json(settings._replace(started=time.time())._asdict(), indent=None).decode()
+  done = subprocess.run([sys.executable, "-m", "kd_jax.serving.timing", content], capture_output=True, text=True)
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    raise InputError(f"{settings.export}: as {settings.form}: {said[-1]}")
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _head(batches) -> list[str]:
+  names = ["run", "form", "MB", "cold start s", "memory MB"]
+  names += [f"{b} user{'s' * (b > 1)}: p50 / p95 / p99 ms (users/s)" for b in batches]
+  return [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
+
+
+def _line(row) -> str:
+  cells = [pathlib.Path(row["run"]).name, row["form"], f"{row['bytes'] / 1e6:.2f}", f"{row['cold_start']:.2f}",
+           f"{row['memory']:.0f}"]
+  cells += [f"{x['p50']:.3f} / {x['p95']:.3f} / {x['p99']:.3f} ({x['per_second']:,.0f})"
+            for x in row["batches"].values()]
+  return f"| {' | '.join(cells)} |"
+
+
+def _version(package) -> str | None:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return None
+
+
+def _figure(rows, path) -> None:
+  """p50 and p99 against size, one point for each form of a run, at the smallest batch."""
+  import matplotlib
+
+  matplotlib.use("Agg")
+  from matplotlib import pyplot
+
+  figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+  for run in dict.fromkeys(row["run"] for row in rows):
+    own = [row for row in rows if row["run"] == run]
+    first = [next(iter(row["batches"].values())) for row in own]
+    sizes = [row["bytes"] / 1e6 for row in own]
+    middle = [x["p50"] for x in first]
+    axes.errorbar(sizes, middle, [[0] * len(own), [x["p99"] - x["p50"] for x in first]], fmt="o", capsize=3,
+                  label=pathlib.Path(run).name)
+    for row, size, value in zip(own, sizes, middle, strict=True):
+      axes.annotate(row["form"], (size, value), (4, 4), textcoords="offset points", fontsize=8)
+  axes.set(xscale="log", yscale="log", xlabel="MB", ylabel=f"ms for {next(iter(rows[0]['batches']))} user: p50, to p99")
+  axes.legend()
+  figure.savefig(path, dpi=150)
+  pyplot.close(figure)

@@ -1,0 +1,100 @@
+"""Times one form of one model in a process of its own: cold start, memory, latency.
+
+  python -m kd_jax.serving.timing SETTINGS
+
+SETTINGS is JSON, see `Settings`; the last line of the output is JSON, too.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kd_jax.storage import sealed
+
+_WARM = 3  # calls before the measured ones: they compile, and warm caches
+
+
+class Settings(NamedTuple):
+  """What is timed."""
+
+  started: float  # when the process was started, in seconds since 1970
+  form: str  # "jit" (the training code), or a format of exports
+  export: str
+  run: str
+  approximate: bool
+  batches: list[int]
+  seconds: float  # of measuring, for each batch size
+  k: int
+  data_dir: str | None
+  cache_dir: str | None
+
+
+def measure(recommend: Callable[[np.ndarray], Any], num_users: int, batch: int, seconds: float) -> dict[str, float]:
+  """{"p50", "p95", "p99": milliseconds, "per_second": users} of `recommend(users [batch])`, with other users each time.
+  """
+  rng, times, end = np.random.default_rng(batch), list[float](), 0.0
+  while len(times) < _WARM + 10 or time.perf_counter() < end:
+    users = rng.integers(num_users, size=batch).astype(np.int32)
+    start = time.perf_counter()
+    recommend(users)
+    times.append(time.perf_counter() - start)
+    if len(times) == _WARM:
+      end = time.perf_counter() + seconds
+  kept = 1e3 * np.array(times[_WARM:])
+  found = dict(zip(("p50", "p95", "p99"), np.percentile(kept, (50, 95, 99)).tolist(), strict=True))
+  return found | {"per_second": batch * len(kept) / (kept.sum() / 1e3), "calls": len(kept)}
+
+
+def _of_export(settings) -> tuple[Callable[[np.ndarray], Any], int]:
+  from kd_jax.serving import loading
+  from kd_jax.serving.requests import Request
+
+  recommender = loading.load(settings.export, settings.form, trial=False, index=settings.approximate)
+  ids = recommender.contents.user_ids
+  return lambda users: recommender.recommend_many([Request(ids[user], k=settings.k) for user in users]), len(ids)
+
+
+def _of_run(settings) -> tuple[Callable[[np.ndarray], Any], int]:
+  """Scores and top k of the training code as one compiled function of indices; nothing is excluded."""
+  import jax
+
+  from kd_jax import data
+  from kd_jax.data import index
+  from kd_jax.ranking import rank
+  from kd_jax.storage import run_directory
+  from kd_jax.teachers import loading as runs
+
+  info = run_directory.read_finished(settings.run).info
+  dataset = data.load(info["data"], settings.data_dir, settings.cache_dir, expected=info["hashes"])
+  score, priority = rank.scorer(*runs.network(settings.run, dataset)), index.priority(dataset.item_ids)
+  compiled = jax.jit(lambda users: rank.top_k(score(users), priority, settings.k))
+  return lambda users: jax.block_until_ready(compiled(users)), dataset.num_users
+
+
+def peak_memory() -> int:
+  """The most memory, in kB, that this process has had. (`getrusage` counts that of the parent before it started this.)
+  """
+  status = pathlib.Path("/proc/self/status").read_text()
+  return int(status.partition("VmHWM:")[2].split()[0])
+
+
+def main(text: str) -> None:
+  """Prints the measurements."""
+  settings = Settings(**json.loads(text))
+  recommend, num_users = _of_run(settings) if settings.form == "jit" else _of_export(settings)
+  recommend(np.zeros(1, np.int32))
+  cold = time.time() - settings.started
+  batches = {str(b): measure(recommend, num_users, b, settings.seconds) for b in settings.batches}
+  found = {"cold_start": cold, "batches": batches, "memory": peak_memory() / 1024}
+  print(sealed.to_json(found, indent=None).decode(), end="")
+
+
+if __name__ == "__main__":
+  main(sys.argv[1])

@@ -29,9 +29,9 @@ def damage(rng: Random, artefact: pathlib.Path, before: pathlib.Path) -> tuple[p
 
   `before` is an older state of the artefact, for old copies.
   """
-  files = files_of(artefact)
-  texts = [path for path in files if path.suffix in _TEXTS] or files
   for _ in range(_TRIES):
+    files = files_of(artefact)  # again: a try that leaves this file as it was may have replaced others
+    texts = [path for path in files if path.suffix in _TEXTS] or files
     path = texts[rng.integers(len(texts))] if rng.random() < 0.5 else files[rng.integers(len(files))]
     whole = path.read_bytes()
     target = Target(path, artefact, files, before / path.relative_to(artefact))

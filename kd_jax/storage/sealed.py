@@ -179,10 +179,17 @@ def write_atomic(path: str | os.PathLike, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       _write_synced(temporary, content)
-      os.replace(temporary, path)
+      _replace(temporary, path)
     finally:
       temporary.unlink(missing_ok=True)
     _sync(path.parent)
+
+
+def _replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
+  """`os.replace`, but raises InputError for a device such as /dev/null, which root can turn into a file, and a pipe."""
+  if path.exists() and not path.is_file() and not path.is_dir():
+    raise InputError(f"{path}: a device or a pipe, not a file")
+  os.replace(temporary, path)
 
 
 def hash_file(path: str | os.PathLike) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -233,6 +234,13 @@ def test_write_json_atomic(tmp_path):
       sealed.write_json_atomic(bad_path, value)
   assert json.loads(path.read_text()) == {"b": 1.5}
   assert os.listdir(path.parent) == ["r.json"]
+
+
+def test_a_device_or_a_pipe_is_not_replaced_by_a_file(tmp_path):
+  os.mkfifo(tmp_path / "pipe")
+  with pytest.raises(InputError, match="pipe: a device or a pipe, not a file"):
+    sealed.write_json_atomic(tmp_path / "pipe", {})
+  assert os.listdir(tmp_path) == ["pipe"] and stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
 
 
 @pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999", "[" * 100_000])

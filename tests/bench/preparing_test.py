@@ -1,4 +1,4 @@
-"""scripts/bench_prepare.py prepares every row of the file that it generates, and says how long others need to read it."""
+"""scripts/bench_prepare.py measures what a user waits for, on a file that it makes itself."""
 
 import re
 

@@ -23,7 +23,7 @@ def main(values):
   from kd_jax.storage import sealed
 
   if values.side:
-    print(sealed.to_json(preparing.side(values.side, values.path, values.cache_dir), indent=None).decode())
+    print(sealed.to_json(preparing.side(values.side, values.path, values.cache_dir), indent=None).decode(), end="")
     return
   cli.require(values, "workdir")
   others = [name for name in values.against.split(",") if name]

@@ -5,8 +5,8 @@ Every measurement is a process of its own, started by scripts/bench_prepare.py.
 
 from __future__ import annotations
 
+import json
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kd_jax.base import InputError
+from kd_jax.serving.timing import peak_memory
 
 RESULT = 20  # bytes of an interaction in the arrays of a data set: two int32, float32, int64
 _ROWS = 1 << 20  # rows that are generated at a time
@@ -38,15 +39,13 @@ def generate(path: pathlib.Path, rows: int, seed: int = 0) -> None:
 def side(name: str, path: str, cache_dir: str) -> dict[str, Any]:
   """Runs one side in this process: {seconds, base and peak memory in bytes, rows}."""
   work = {"pandas": _pandas, "polars": _polars, "kd_jax": _kd_jax}[name](path, cache_dir)
-  base, start = _peak(), time.perf_counter()
-  rows, phases = work()
-  return {"seconds": time.perf_counter() - start, "base": base, "peak": _peak(), "rows": rows, **phases}
+  base, start = 1024 * peak_memory(), time.perf_counter()
+  rows = work()
+  return {"seconds": time.perf_counter() - start, "base": base, "peak": 1024 * peak_memory(), "rows": rows}
 
 
 def measure(name: str, path: pathlib.Path, script: str, cache_dir: str) -> dict[str, Any]:
   """The result of `side` in a process of its own. Raises InputError with the last line of its errors."""
-  import json
-
   done = subprocess.run([sys.executable, script, f"--side={name}", f"--path={path}", f"--cache_dir={cache_dir}"],
                         capture_output=True, text=True)
   if done.returncode:
@@ -59,26 +58,18 @@ def above(found: dict[str, Any]) -> float:
   return (found["peak"] - found["base"]) / found["rows"] - RESULT
 
 
-def _peak() -> int:
-  """Peak memory of this process in bytes. On Linux, `getrusage` of a new process begins with its parent's."""
-  status = pathlib.Path("/proc/self/status")
-  if status.exists():
-    return 1024 * int(next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM")))
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def _pandas(path, cache_dir):
   import pandas
 
   kinds = {"user": str, "item": str, "rating": "float32", "timestamp": "int64"}
-  return lambda: (len(pandas.read_csv(path, dtype=kinds, engine="c")), {})
+  return lambda: len(pandas.read_csv(path, dtype=kinds, engine="c"))
 
 
 def _polars(path, cache_dir):
   import polars
 
   kinds = {"user": polars.String, "item": polars.String, "rating": polars.Float32, "timestamp": polars.Int64}
-  return lambda: (polars.read_csv(path, schema_overrides=kinds).height, {})
+  return lambda: polars.read_csv(path, schema_overrides=kinds).height
 
 
 def _kd_jax(path, cache_dir):
@@ -91,7 +82,6 @@ def _kd_jax(path, cache_dir):
 
   def work():
     folder = store.prepare(call, None, cache_dir)
-    cleaning = store._manifest(folder)["metadata"]["report"]["cleaning"]
-    return cleaning["rows"], {}
+    return store._manifest(folder)["metadata"]["report"]["cleaning"]["rows"]
 
   return work

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import pathlib
 import sys
-from importlib import metadata as installed
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from kd_jax.base import InputError
 from kd_jax.evaluation.options import EvaluationOptions
-from kd_jax.storage import sealed
+from kd_jax.storage import run_directory, sealed
 
 _KIND = "values of users"
 _FILE = "values.npz"
@@ -58,11 +57,7 @@ def read(run: str | os.PathLike, split: str) -> Stored | None:
 
 def identity(seal: str | None, options: EvaluationOptions) -> dict[str, Any]:
   """The fields of a report that say of which training, with which options and by which version it is."""
-  try:
-    version = installed.version("kd_jax")
-  except installed.PackageNotFoundError:
-    version = "not installed"
-  return {"seal": seal, "options": options.recorded(), "kd_jax": version}
+  return {"seal": seal, "options": options.recorded(), "kd_jax": run_directory.version("kd_jax")}
 
 
 def difference(stored: dict[str, Any], report: dict[str, Any]) -> str:

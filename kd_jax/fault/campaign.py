@@ -227,8 +227,3 @@ def as_text(found: dict[str, dict[str, int]]) -> str:
   lines += [f"{kind:10s}" + "".join(f"{row[column]:11,}" for column in columns)
             for kind, row in (*found.items(), ("all", sums))]
   return "\n".join(lines)
-
-
-def as_json(found: dict[str, dict[str, int]]) -> str:
-  """The table as one line of JSON."""
-  return json.dumps(found)

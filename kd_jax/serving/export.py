@@ -6,7 +6,6 @@ import datetime
 import os
 import pathlib
 from collections.abc import Iterator
-from importlib import metadata as installed
 from typing import Any, NamedTuple
 
 import jax
@@ -137,14 +136,7 @@ def _metadata(finished, made, formats) -> dict[str, Any]:
           "hashes": dataset.hashes, "checkpoint": finished.pin.sha256, "epoch": finished.result["best_epoch"],
           "users": dataset.num_users, "items": dataset.num_items,
           "interactions": len(index.seen_in(dataset).users), "written": datetime.date.today().isoformat(),
-          "kd_jax": _version(), "jax": jax.__version__, "measured": made.measured}
-
-
-def _version() -> str:
-  try:
-    return installed.version("kd_jax")
-  except installed.PackageNotFoundError:
-    return "not installed"
+          "kd_jax": run_directory.version("kd_jax"), "jax": jax.__version__, "measured": made.measured}
 
 
 def _write(folder: pathlib.Path, made: _Made, formats, approximately, titles) -> dict[str, Any]:

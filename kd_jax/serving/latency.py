@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from importlib import metadata
 from typing import Any, NamedTuple
 
 from kd_jax.base import InputError
 from kd_jax.serving import export, layout
 from kd_jax.serving.timing import Settings
-from kd_jax.storage import sealed
+from kd_jax.storage import run_directory, sealed
 
 FORMS = ("jit", "stablehlo", "onnx", "npz", "int8", "index")
 _PACKAGES = ("jax", "onnxruntime", "numpy", "faiss-cpu")
@@ -52,7 +51,7 @@ def write(runs: Sequence[str], out: str | os.PathLike, *, forms: Sequence[str] =
       rows.append({"run": run, "form": form.form, "bytes": _bytes(form), **_measured(settings)})
       yield _line(rows[-1])
   machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
-             "packages": {name: _version(name) for name in _PACKAGES}}
+             "packages": {name: run_directory.version(name) for name in _PACKAGES}}
   sealed.write_json_atomic(pathlib.Path(out) / "latency.json", {"machine": machine, "k": k, "rows": rows})
   text = "\n".join([*_head(batches), *map(_line, rows)]) + "\n"
   sealed.write_atomic(pathlib.Path(out) / "latency.md", text.encode())
@@ -108,13 +107,6 @@ def _line(row) -> str:
   cells += [f"{x['p50']:.3f} / {x['p95']:.3f} / {x['p99']:.3f} ({x['per_second']:,.0f})"
             for x in row["batches"].values()]
   return f"| {' | '.join(cells)} |"
-
-
-def _version(package) -> str | None:
-  try:
-    return metadata.version(package)
-  except metadata.PackageNotFoundError:
-    return None
 
 
 def _figure(rows, path) -> None:

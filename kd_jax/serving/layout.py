@@ -17,7 +17,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -146,7 +145,7 @@ def _titles(folder) -> dict[str, str]:
 
 def _json(path):
   try:
-    return json.loads(path.read_bytes())
+    return sealed.from_json(path.read_bytes())
   except (OSError, ValueError, RecursionError) as error:
     raise InputError(f"{path}: {error}") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -52,8 +51,8 @@ def _claim(folder, about):
     sealed.write_json_atomic(path, about)
     return
   try:
-    before = json.loads(path.read_bytes())
-  except ValueError as error:
+    before = sealed.from_json(path.read_bytes())
+  except (ValueError, RecursionError) as error:
     raise InputError(f"{path}: not JSON: {error}") from None
   if before != about:
     raise InputError(f"`out={folder}`: holds the lists of another export, or with other options; choose another one")

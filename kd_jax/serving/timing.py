@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -79,10 +80,11 @@ def _of_run(settings) -> tuple[Callable[[np.ndarray], Any], int]:
 
 
 def peak_memory() -> int:
-  """The most memory, in kB, that this process has had. (`getrusage` counts that of the parent before it started this.)
-  """
-  status = pathlib.Path("/proc/self/status").read_text()
-  return int(status.partition("VmHWM:")[2].split()[0])
+  """The most memory, in kB, that this process has had. On Linux, `getrusage` would begin with that of the parent."""
+  status = pathlib.Path("/proc/self/status")
+  if status.exists():
+    return int(status.read_text().partition("VmHWM:")[2].split()[0])
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
 
 
 def main(text: str) -> None:

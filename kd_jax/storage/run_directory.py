@@ -232,7 +232,7 @@ def _as_json(value):
 
 def versions() -> dict[str, Any]:
   """What a run is made by: Python, packages, and the commit of a checkout."""
-  return {"python": platform.python_version(), "versions": {p: _version(p) for p in _PACKAGES},
+  return {"python": platform.python_version(), "versions": {p: version(p) for p in _PACKAGES},
           "commit": commit(pathlib.Path(__file__).parents[2])}
 
 
@@ -292,7 +292,8 @@ def commit(root: pathlib.Path) -> str | None:
     return None
 
 
-def _version(package):
+def version(package: str) -> str:
+  """The version of an installed package, or "not installed"."""
   try:
     return metadata.version(package)
   except metadata.PackageNotFoundError:

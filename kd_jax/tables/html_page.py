@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from kd_jax.tables import figures, page, verdict
@@ -45,7 +46,7 @@ code { overflow-wrap: anywhere; background: #f5f5f5; }
 
 
 def write(title: str, about: str, result: dict[str, Any], curves: figures.Curves, origins: list[Origin],
-          lists: list[Lists] = ()) -> str:  # type: ignore[assignment]
+          lists: Sequence[Lists]) -> str:
   """The page. `result` is a table's JSON, see `make.reproduce`, or that of `of_runs.result`."""
   parts = [f"<h1>{_text(title)}</h1>"]
   if result["synthetic"]:

@@ -220,12 +220,7 @@ def _result(table, reports, seeds) -> dict[str, Any]:
           "candidates": first["candidates"], "history": first["options"]["history"], "users": first["users"],
           "evaluated": first["evaluated"], "users_without_training": first["users_without_training"],
           "teacher_row": table.get("teacher_row"), "student_row": table.get("student_row"),
-          "higher_is_better": _is_better_higher(table["metrics"][0]), "kd_jax": __version__, "rows": rows}
-
-
-def _is_better_higher(metric) -> bool:
-  goodness = run_report.goodness(metric)
-  return bool(goodness(2.0) > goodness(1.0))
+          "higher_is_better": of_runs.is_higher_better(table["metrics"][0]), "kd_jax": __version__, "rows": rows}
 
 
 def _kind(row) -> str:
@@ -340,13 +335,8 @@ def _distilled(table) -> list[str]:
 
 def _curves(table, runs, metric) -> dict[str, list[tuple[list[int], list[float]]]]:
   """{row: [(epochs, validation values) for every seed]} for rows that are trained in epochs."""
-  found = {}
-  for row in table["row"]:
-    lines = [[x for x in run.history if np.isfinite(x.get("validation", {}).get(metric, np.nan))]
-             for run in runs[row["row"]]]
-    if all(lines):
-      found[row["row"]] = [([x["epoch"] for x in of], [x["validation"][metric] for x in of]) for of in lines]
-  return found
+  found = {row["row"]: [of_runs.curve(run, metric) for run in runs[row["row"]]] for row in table["row"]}
+  return {row: curves for row, curves in found.items() if all(epochs for epochs, _ in curves)}
 
 
 def _beside_published(row, runs) -> dict[str, list[dict[str, Any]]]:

@@ -19,6 +19,7 @@ from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.evaluation.sealed_report import Stored
 from kd_jax.metrics.transfer import Measured, transfer_ratios
 from kd_jax.ranking import rank
+from kd_jax.serving import ranking
 from kd_jax.storage import run_directory
 from kd_jax.tables.html_page import Lists, Origin
 from kd_jax.teachers import loading
@@ -66,11 +67,10 @@ def result(asked: Asked) -> dict[str, Any]:
   ends = [names.get(run) for run in (asked.teacher, asked.student)]
   if asked.teacher and asked.student:
     _add_transfer(rows, {names[run]: x for run, x in stored.items()}, ends, columns)
-  better = run_report.goodness(columns[0])
   return {"title": f"Comparison of {len(runs)} runs", "seeds": 1, "folds": None, "rows": rows, "comparisons": [],
           **{key: first[key] for key in ("data", "synthetic", "candidates", "users", "evaluated")},
           "monitor": metric_names.split(opened[runs[0]].result["monitor"])[0], "teacher_row": ends[0],
-          "student_row": ends[1], "higher_is_better": bool(better(2.0) > better(1.0)), "kd_jax": __version__}
+          "student_row": ends[1], "higher_is_better": is_higher_better(columns[0]), "kd_jax": __version__}
 
 
 def _kind_of_data(info, asked) -> str:
@@ -192,16 +192,22 @@ def _top(run, dataset: Dataset, users) -> list[list[int]]:
   priority = index.priority(dataset.item_ids)
   for row, user in enumerate(users):
     scores[row, dataset.train.items[dataset.train.users == user]] = -np.inf
-  order = np.lexsort((np.broadcast_to(priority, scores.shape), -scores), axis=1)[:, :_LISTED]
-  return [[i for i in line.tolist() if np.isfinite(scores[row, i])] for row, line in enumerate(order)]
+  return [ranking.best(row, priority, _LISTED).tolist() for row in scores]
 
 
 def curves(runs: Mapping[str, str | os.PathLike], metric: str) -> dict[str, list[tuple[list[int], list[float]]]]:
   """{row: [(epochs, values)]} of the validation metric of runs {row: directory} that were trained in epochs."""
-  found = {}
-  for row, run in runs.items():
-    lines = [x for x in run_directory.read_finished(run).history if np.isfinite(
-        x.get("validation", {}).get(metric, math.nan))]
-    if lines:
-      found[row] = [([x["epoch"] for x in lines], [x["validation"][metric] for x in lines])]
-  return found
+  found = {row: curve(run_directory.read_finished(run), metric) for row, run in runs.items()}
+  return {row: [one] for row, one in found.items() if one[0]}
+
+
+def curve(run: run_directory.Finished, metric: str) -> tuple[list[int], list[float]]:
+  """(epochs, values) of a run's validation metric; empty if it was not trained in epochs."""
+  lines = [x for x in run.history if np.isfinite(x.get("validation", {}).get(metric, math.nan))]
+  return [x["epoch"] for x in lines], [x["validation"][metric] for x in lines]
+
+
+def is_higher_better(metric: str) -> bool:
+  """Whether a higher value of the metric is better."""
+  goodness = run_report.goodness(metric)
+  return bool(goodness(2.0) > goodness(1.0))

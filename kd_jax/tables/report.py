@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 from kd_jax import registry
@@ -29,6 +28,5 @@ def write(out: str | os.PathLike, runs: Sequence[str], teacher: str | None = Non
   page = html_page.write(result["title"], _ABOUT, result, of_runs.curves(directories, result["monitor"]),
                          of_runs.origins(asked, names), of_runs.lists(directories, data_dir, cache_dir, named))
   content = page.encode()
-  pathlib.Path(out).parent.mkdir(parents=True, exist_ok=True)
   sealed.write_atomic(out, content)
   return len(content)

@@ -445,6 +445,12 @@ def library():
     time.sleep(0.01)
   except BaseException:
     pass
+def extension():
+  try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.01)
+  except BaseException as error:
+    raise SystemError("returned a result with an exception set") from error
 def main(values):
   globals()[values.out]()
   time.sleep(60)
@@ -452,9 +458,9 @@ cli.run(main, "", cli.define(out=cli.flag("string", "", "")))
 """
 
 
-@pytest.mark.parametrize("where", ["destructor", "library"])
-def test_a_signal_that_comes_where_its_exception_is_lost_is_raised_again(where):
-  """What a destructor raises, Python prints and forgets."""
+@pytest.mark.parametrize("where", ["destructor", "library", "extension"])
+def test_a_signal_that_comes_where_its_exception_is_lost_ends_the_process(where):
+  """What a destructor raises, Python prints and forgets; an import of Cython's modules makes it a SystemError."""
   done = subprocess.run([sys.executable, "-c", LOSING, f"--out={where}"], capture_output=True, text=True, timeout=50)
   assert done.returncode == 143 and len(done.stderr.splitlines()) == 1, done.stderr
 

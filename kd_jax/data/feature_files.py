@@ -107,10 +107,9 @@ def _load(where, path) -> dict[str, np.ndarray]:
   if path.suffix not in (".npy", ".npz"):
     raise InputError(f"{where}: a file .npy, or .npz of ids and vectors, is expected")
   try:
-    loaded = np.load(path, allow_pickle=False)
     if path.suffix == ".npy":
-      return {"vectors": loaded}
-    with loaded as file:
+      return {"vectors": sealed.read_array(path)}
+    with np.load(path, allow_pickle=False) as file:
       if not {"ids", "vectors"} <= set(file.files):
         raise InputError(f"{where}: holds {', '.join(file.files) or 'nothing'}; expected ids and vectors")
       return {name: file[name] for name in ("ids", "vectors")}

@@ -75,7 +75,7 @@ def read(folders: dict[str, pathlib.Path], memory: float) -> Stream:
   """
   for folder in folders.values():
     sealed.read(folder, _KIND)
-  starts = {split: np.load(folder / _STARTS, allow_pickle=False) for split, folder in folders.items()}
+  starts = {split: sealed.read_array(folder / _STARTS) for split, folder in folders.items()}
   train, most = starts["train"], int(memory // BYTES)
   longest = np.diff(train).max()
   if longest > most:

@@ -30,7 +30,7 @@ def raised():
   """SIGTERM and SIGINT raise `Stopped` wherever the process is, so that files are left whole and locks are released.
 
   An exception is lost in a destructor, and in libraries that drop what their imports raise: until this context ends,
-  it is raised again every few seconds.
+  it is raised again every few seconds. What libraries raise instead of it is no failure of theirs.
   """
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -49,6 +49,10 @@ def raised():
   try:
     with _handled(stop):
       yield
+  except Exception as error:
+    if asked:
+      raise Stopped(asked[-1]) from error
+    raise
   finally:
     if asked:
       signal.setitimer(signal.ITIMER_REAL, 0)

@@ -90,9 +90,9 @@ def read(directory: str | os.PathLike) -> Contents:
   _check_metadata(folder, metadata)
   user_ids, item_ids = (_ids(folder / f"{name}.json") for name in ("users", "items"))
   try:
-    weights = {name: np.load(folder / "weights" / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    weights = {name: sealed.read_array(folder / "weights" / f"{name}.npy", mmap_mode="r")
                for name in metadata["weights"]}
-    arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _ARRAYS}
+    arrays = {name: sealed.read_array(folder / f"{name}.npy") for name in _ARRAYS}
     with np.load(folder / "golden.npz", allow_pickle=False) as file:
       golden = {name: file[name] for name in GOLDEN}
   except sealed.NOT_ARRAYS as error:

@@ -192,6 +192,14 @@ def _replace(temporary: pathlib.Path, path: pathlib.Path) -> None:
   os.replace(temporary, path)
 
 
+def read_array(path: str | os.PathLike, mmap_mode: Any = None) -> np.ndarray:
+  """The array of an .npy file. Raises one of `NOT_ARRAYS`, also for an .npz file under this name."""
+  found = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+  if not isinstance(found, np.ndarray):
+    raise ValueError(f"{pathlib.Path(path).name}: holds several arrays")
+  return found
+
+
 def hash_file(path: str | os.PathLike) -> str:
   """The sha256 of a file's bytes, as hex."""
   with open(path, "rb") as file:

@@ -546,6 +546,13 @@ def test_messages_say_what_a_thing_is(tmp_path):
     with pytest.raises(InputError, match=words) as error:
       log_of(tmp_path / name, **({} if name == "x.txt" else {"user": "nobody"}))
     assert "\n" not in str(error.value) and name in str(error.value)
+  (tmp_path / "log.csv").write_text(content)
+  for column in ("when", 9):
+    with pytest.raises(InputError, match=f"no column {column!r}"):
+      log_of(tmp_path / "log.csv", timestamp=column)
+  (tmp_path / "bare.csv").write_text(joined(","))
+  with pytest.raises(InputError, match="no column 9; it has 4, numbered from 0"):
+    log_of(tmp_path / "bare.csv", user=0, item=1, timestamp=9)
   os.mkfifo(tmp_path / "pipe")
   with pytest.raises(InputError, match="a pipe can be read only once"):
     log_of(tmp_path / "pipe")

@@ -48,6 +48,7 @@ def test_a_call(name):
 
 @pytest.mark.parametrize("code, said, kind", [
     (2, "train.py: run/flags.txt: damaged\n", "refused"), (143, "train.py: --workdir=run: stopped\n", "unclear"),
+    (2, "latency.py: --k=0: must be positive\n", "refused"), (2, "latency.py: 5 - a: too few\n", "unclear"),
     (1, "train.py: KeyError: 1; unforeseen, see /tmp/error.txt\n", "traceback"),
     (1, "Traceback (most recent call last):\nKeyError: 1\n", "traceback"), (-11, "", "traceback"), (2, "", "unclear"),
     (2, "train.py: run: a\nb\n", "unclear"), (2, "train.py: run/x: \x1b[31m\n", "unclear"),

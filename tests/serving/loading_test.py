@@ -164,6 +164,15 @@ def test_arrays_that_do_not_fit_are_refused(name, value, copy):
     serving.load(copy, "npz")
 
 
+@pytest.mark.parametrize("name", ["history_items", "priority", "weights/user"])
+def test_several_arrays_under_the_name_of_one_are_refused(name, copy):
+  with (copy / f"{name}.npy").open("wb") as file:
+    np.savez(file, a=np.zeros(3, np.int32))
+  small.seal_again(copy)
+  with pytest.raises(InputError, match=f"not an export: {name.rpartition('/')[2]}.npy: holds several arrays"):
+    serving.load(copy, "npz")
+
+
 def test_random_forgeries_are_refused_by_name_or_harmless(written, tmp_path):
   """Of a file, or of an entry of the manifest; hashes fit again. No other exception than InputError comes."""
   rng, refused = np.random.default_rng(0), 0

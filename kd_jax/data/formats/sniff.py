@@ -306,7 +306,7 @@ def _is_grade_or_time(rows, column) -> bool:
 def _unit(path, given, rows, names=()) -> Arguments:
   """The unit of the column of time stamps. Raises InputError if they have several."""
   column = given["timestamp"]
-  if column is None or given["unit"] or not rows:
+  if column is None or given["unit"] or not rows or not _is_there(column, names, rows):
     return {}
   place = names.index(column) if isinstance(column, str) else column
   try:
@@ -314,6 +314,11 @@ def _unit(path, given, rows, names=()) -> Arguments:
   except ValueError as error:
     raise InputError(f"`data`: {path}: column {column!r}: {error}") from None
   return {"unit": unit} if unit else {}
+
+
+def _is_there(column, names, rows) -> bool:
+  """Whether the rows have this column; if not, reading says so."""
+  return column in names if isinstance(column, str) else column < len(rows[0])
 
 
 def _per_user(path, texts, given) -> Arguments:

@@ -241,13 +241,16 @@ def _ignore(*_):
 
 @contextlib.contextmanager
 def _uninterrupted():
-  """Delays SIGTERM and SIGINT: an exception inside of orbax's event loop would be printed there, and lost."""
+  """Delays signals: an exception inside of orbax's event loop would be printed there, and lost.
+
+  SIGALRM is one of them where it has a handler: it raises an interrupt again that was lost.
+  """
   if threading.current_thread() is not threading.main_thread():
     yield
     return
   asked: list[int] = []
-  before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in (
-      signal.SIGTERM, signal.SIGINT)}
+  numbers = [signal.SIGTERM, signal.SIGINT, *([signal.SIGALRM] if callable(signal.getsignal(signal.SIGALRM)) else [])]
+  before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in numbers}
   try:
     yield
   finally:

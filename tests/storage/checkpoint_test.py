@@ -196,6 +196,33 @@ print(checkpoint.restore(sys.argv[1], tree, {})[0])
   assert out.stderr == ""
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGALRM])
+def test_a_signal_while_writing_is_raised_after_it(tmp_path, monkeypatch, capfd, number):
+  """Of all three, SIGALRM is the one by which `devices.signals` raises an interrupt again."""
+  def stop(*_):
+    waited.append("raised")
+    raise KeyboardInterrupt
+
+  class Interrupted(checkpoint.ocp.StandardCheckpointer):
+    def save(self, *args):
+      super().save(*args)
+      waited.clear()  # orbax waits for what was before, too
+      os.kill(os.getpid(), number)
+
+    def wait_until_finished(self):
+      super().wait_until_finished()
+      waited.append("written")
+
+  before, waited = signal.signal(number, stop), []
+  monkeypatch.setattr(checkpoint.ocp, "StandardCheckpointer", Interrupted)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      checkpoint.save(tmp_path, 1, {"a": np.ones(3)}, {"b": np.ones(3)}, {})
+  finally:
+    signal.signal(number, before)
+  assert waited[0] == "written" and capfd.readouterr().err == "" and not list((tmp_path / "checkpoints").glob(".*tmp"))
+
+
 def test_no_checkpoint_and_half_deleted_ones(tmp_path):
   state, best = make()
   with pytest.raises(InputError, match="no checkpoint"):

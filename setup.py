@@ -58,9 +58,10 @@ setuptools.setup(
         "onnx": ["onnx", "onnxruntime"],
         "index": ["faiss-cpu"],
         "docs": ["mkdocs", "mkdocs-material", "mkdocstrings[python]", "ruff"],
+        "search": ["optuna>=4.4"],
         "tensorboard": ["tensorboardX"],
         "dev": ["build", "faiss-cpu", "fastapi", "ipykernel", "ir-measures", "mypy", "nbclient", "nbformat", "onnx",
-                "onnxruntime", "pandas>=2.2", "playwright", "polars>=1.9", "prometheus-client", "pytest", "ruff",
-                "schemathesis", "scikit-learn", "tensorboard", "tensorboardX", "uvicorn[standard]"],
+                "onnxruntime", "optuna>=4.4", "pandas>=2.2", "playwright", "polars>=1.9", "prometheus-client", "pytest",
+                "ruff", "schemathesis", "scikit-learn", "tensorboard", "tensorboardX", "uvicorn[standard]"],
     },
 )

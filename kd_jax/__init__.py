@@ -44,6 +44,8 @@ if TYPE_CHECKING:
   from kd_jax.teachers.fitted import Fitted
   from kd_jax.teachers.loading import build_model
   from kd_jax.teachers.make_soft_labels import write as soft_labels
+  from kd_jax.tuning.options import SearchOptions
+  from kd_jax.tuning.study import search
 
 # The module of each public name.
 _FROM = {
@@ -55,6 +57,8 @@ _FROM = {
     "kd_jax.runs.options": ("FitOptions",),
     "kd_jax.teachers.fitted": ("Fitted",),
     "kd_jax.teachers.loading": ("build_model",),
+    "kd_jax.tuning.options": ("SearchOptions",),
+    "kd_jax.tuning.study": ("search",),
 }
 _NAMED = {"compress": ("kd_jax.runs.compress", "compress_run"), "load_data": ("kd_jax.data", "load"),
           "of_frame": ("kd_jax.data", "of_frame"),

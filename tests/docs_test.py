@@ -57,6 +57,14 @@ def python_page(folder):
   assert {path.name for path in folder.iterdir()} == {"in_python.py", "scripts"}  # without a workdir
 
 
+def search(folder):
+  commands, run = follow(ROOT / "docs/search.md", folder, DATA)
+  run('python scripts/train.py --data=movielens --model="mf(dim=16)" --epochs=3 --workdir=runs/teacher')
+  assert len(commands) == 2
+  assert "trial 0" in run(commands[0]) and "3 trials: 3 complete" in run(commands[1])
+  assert 0 < float(run("python best_rate.py").split()[-1]) < 1
+
+
 def scale(folder):
   """Processes and split tables are what the page on scale says."""
   commands, run = follow(ROOT / "docs/scale.md", folder, DATA)
@@ -90,7 +98,7 @@ def importing(folder):
   return said
 
 
-FOLLOWED = {function.__name__: in_a_folder(function) for function in (worked_example, python_page, scale)}
+FOLLOWED = {function.__name__: in_a_folder(function) for function in (worked_example, python_page, scale, search)}
 BESIDE = (FOLLOWED | {"importing": in_a_folder(importing)}) if DATA.is_dir() else {}
 
 

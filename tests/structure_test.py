@@ -56,7 +56,7 @@ def test_imports_have_no_cycle():
 # Folders (and the modules at the top) from the bottom up: each imports only from those before it.
 ORDER = ("base", "registry", "storage", "data", "models", "losses", "objectives", "metrics", "label_metrics",
          "optimizers", "schedules", "callbacks", "compression", "ranking", "training", "devices", "teachers",
-         "evaluation", "serving", "runs", "cli", "tables", "bench", "fault")
+         "evaluation", "serving", "runs", "tuning", "cli", "tables", "bench", "fault")
 
 
 def test_folders_import_in_one_direction():

@@ -37,7 +37,7 @@ _USUAL = {
     "report": ["--runs=student", "--teacher=teacher", "--out=new", "--cache_dir=cache"],
     "export": ["--run=student", "--out=new", "--cache_dir=cache"],
     "audit": [f"--data={artefacts.DATA}", "--cache_dir=cache", "--factors=0"]}
-_PARSED = ("bench", "scaling", "embed_text", "compare_checkouts", "serve", "latency", "recommend")
+_PARSED = ("bench", "scaling", "embed_text", "compare_checkouts", "serve", "latency", "recommend", "search")
 _PATHS = {"workdir", "teacher", "init_from", "out", "run", "runs", "student", "compare", "features", "user_features",
           "flagfile", "data_dir", "cache_dir", "table", "before", "after", "texts"}
 _HEAVY = {"together", "jobs", "profile", "coordinator", "num_processes", "process_id", "folds", "split_seeds"}

@@ -9,6 +9,8 @@ import optax
 from kd_jax.base import KD
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-3, 10); temperature=0.5|1|2|5"
+
 
 def bce(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """Soft binary targets: the teacher's sigmoid is the probability that the user likes the item.

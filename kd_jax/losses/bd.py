@@ -9,6 +9,8 @@ import optax
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement, rank_in
 
+SEARCH = "weight=log(1e-3, 10); temperature=log(0.5, 20); sharpness=log(1e-4, 0.1)"
+
 _LEAST = 1e-9  # Weight of items that are drawn only if there are too few others.
 
 

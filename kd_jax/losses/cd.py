@@ -10,6 +10,8 @@ import optax
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement
 
+SEARCH = "weight=log(1e-2, 10); temperature=log(1, 100); sampled=20|50|100"
+
 
 def cd(sampled: int = 50, depth: int = 900, temperature: float = 20.0, softness: float = 2.0, shift: float = 0.0,
        guide: str = "teacher", every: int = 5, redraw: bool = True) -> KD:

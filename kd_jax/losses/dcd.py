@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement, plackett_luce, rank_in
 
+SEARCH = "weight=log(1e-3, 1); k=20|40|100; temperature=log(1, 100)"
+
 _LEAST = 1e-5  # The smallest weight of an item, so that k items can always be drawn.
 
 

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD, Outputs
 from kd_jax.losses._experts import ExpertsOfBothSides
 
+SEARCH = "weight=log(1e-4, 10); experts=10|20|30; item_weight=uniform(0.1, 0.9)"
+
 
 class Reconstruction(nn.Module):
   """The experts' reconstruction of the teacher's vectors from the student's vectors."""

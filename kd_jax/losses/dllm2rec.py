@@ -7,6 +7,9 @@ import jax.numpy as jnp
 
 from kd_jax.base import KD, Lists
 
+SEARCH = ("weight=log(1e-3, 10); k=10|20|50; position=uniform(0.0, 1.0); confidence=uniform(0.0, 1.0); "
+          "consistency=uniform(0.0, 1.0)")
+
 
 def dllm2rec(k: int = 10, position: float = 0.3, confidence: float = 0.5, consistency: float = 0.1,
              decay: float = 1.0) -> KD:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-3, 10); temperature=0.5|1|2|5; k=20|50|100"
+
 
 def ensemble(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """Distillation from the mean of several teachers: You, Xu, Xu, Tao, KDD 2017,

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD, Outputs
 from kd_jax.losses._experts import by_side, uniform, unit
 
+SEARCH = "weight=log(1e-4, 10); normalise=True|False"
+
 
 class Projector(nn.Module):
   """Maps the student's vectors to the teacher's width, with one map for users and one for items."""

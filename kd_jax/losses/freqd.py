@@ -12,6 +12,8 @@ from kd_jax.base import KD, Array
 from kd_jax.losses import _blocks
 from kd_jax.losses._experts import by_row, by_side, entity, uniform, unit
 
+SEARCH = "weight=log(1e-4, 10); alpha=uniform(0.1, 0.9); keep=uniform(0.1, 0.9)"
+
 
 class Filtered(NamedTuple):
   """The vectors [M + N, dt] of both networks after the filter."""

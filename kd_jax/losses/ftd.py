@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD
 from kd_jax.losses._experts import unit
 
+SEARCH = "weight=log(1e-5, 1)"
+
 
 def ftd() -> KD:
   """Full topology distillation (FTD): Kang, Hwang, Kweon, Yu, KDD 2021, https://arxiv.org/abs/2106.08700.

@@ -10,6 +10,8 @@ import optax
 from kd_jax.base import KD
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-3, 10); temperature=0.5|1|2|5; k=20|50|100"
+
 
 class _Gate(nn.Module):
   """Returns the student's outputs and the teachers' weights [E, B, C]."""

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD, ROWS, Array, Lists
 from kd_jax.losses._lists import first_met, plackett_luce_terms
 
+SEARCH = "weight=log(1e-4, 1); k=50|100; unseen=50|100|200; threshold=uniform(1.01, 1.1)"
+
 _LEAST = -1e9  # Score of padding: it ranks behind all others and adds nothing to a sum of exponentials.
 
 

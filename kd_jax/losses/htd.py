@@ -13,6 +13,8 @@ from kd_jax.base import KD, Array, InputError
 from kd_jax.losses import _blocks
 from kd_jax.losses._experts import ExpertsOfBothSides, unit
 
+SEARCH = "weight=log(1e-5, 1); alpha=uniform(0.1, 0.9); groups=10|20|30|40"
+
 GROUP_TOPOLOGIES = ("entities", "prototypes")
 
 

@@ -7,6 +7,8 @@ import dataclasses
 from kd_jax.base import KD
 from kd_jax.losses.rrd import rrd
 
+SEARCH = "weight=log(1e-4, 1); k=10|20|40; uninteresting=20|40|100; temperature=log(1, 100)"
+
 
 def ir_rrd(k: int = 20, uninteresting: int = 20, temperature: float = 10.0, depth: int = 500) -> KD:
   """Item-side ranking regularised distillation (IR-RRD): Kang, Hwang, Kweon, Yu, Information Sciences 2021,

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-2, 10); temperature=0.5|1|2|5; k=20|50|100"
+
 
 def kl(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """Soft targets (KD): Hinton, Vinyals, Dean, NIPS Workshop 2015, https://arxiv.org/abs/1503.02531.

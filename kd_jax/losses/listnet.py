@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-2, 10); temperature=0.5|1|2|5; k=20|50|100"
+
 
 def listnet(temperature: float = 1.0, candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """List-wise top-one cross-entropy (ListNet): Cao, Qin, Liu, Tsai, Li, ICML 2007.

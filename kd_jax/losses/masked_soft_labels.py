@@ -9,6 +9,8 @@ import optax
 from kd_jax.base import KD, InputError
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-2, 10); temperature=0.5|1|2|5"
+
 
 def masked_soft_labels(temperature: float = 1.0, activation: str = "softmax", candidates: str = "full",
                        k: int = 10) -> KD:

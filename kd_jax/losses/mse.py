@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD
 from kd_jax.losses._lists import candidate_lists
 
+SEARCH = "weight=log(1e-4, 1); k=20|50|100"
+
 
 def mse(candidates: str = "teacher", k: int = 50, exclude_seen: bool = False) -> KD:
   """Regression on the teacher's scores (MSE): Ba, Caruana, NIPS 2014, https://arxiv.org/abs/1312.6184.

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement
 
+SEARCH = "weight=log(1e-1, 1000); temperature=0.5|1|2; sampled=20|50|100; beta=log(0.5, 10)"
+
 _MOST_COUNTED = 50  # The upper bound of c_i in the authors' code.
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from kd_jax.base import KD, Lists
 
+SEARCH = "weight=log(1e-2, 10); k=10|20|30; sharpness=log(1e-2, 1); start_epoch=0|10|50"
+
 
 def rd(k: int = 10, decay: float = 1.0, sharpness: float = 0.1, dynamic_samples: int = 100, start_epoch: int = 10,
        renormalize: bool = True) -> KD:

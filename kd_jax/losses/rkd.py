@@ -9,6 +9,8 @@ import optax
 from kd_jax.base import KD
 from kd_jax.losses._experts import by_row, entity
 
+SEARCH = "weight=log(1e-4, 10); distance_weight=log(1, 100); angle_weight=log(1, 100)"
+
 _TINY = 1e-9
 
 

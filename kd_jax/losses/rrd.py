@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from kd_jax.base import KD, InputError, Lists
 from kd_jax.losses._lists import draw_without_replacement, plackett_luce
 
+SEARCH = "weight=log(1e-4, 1); k=20|40|100; uninteresting=20|40|100|200; temperature=log(1, 100)"
+
 
 def rrd(k: int = 40, uninteresting: int = 40, temperature: float = 10.0, depth: int = 500) -> KD:
   """Relaxed ranking distillation (RRD): Kang, Hwang, Kweon, Yu, CIKM 2020, https://arxiv.org/abs/2012.04357.

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from kd_jax.base import KD, Array, Lists
 
+SEARCH = "weight=log(1e-3, 10); groups=2|4|8; temperature=log(1, 100)"
+
 _TRIES = 8  # Draws per pair. With 20 or more items, p(every draw is one item twice) < 1e-12.
 
 

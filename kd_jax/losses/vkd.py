@@ -10,6 +10,8 @@ import optax
 from kd_jax.base import KD, InputError, Outputs
 from kd_jax.losses._experts import by_side, unit
 
+SEARCH = "weight=log(1e-4, 10); distance=smooth_l1|mse"
+
 NORMALISATIONS = ("layer_norm", "standardise", "unit", "centre", "none")
 DISTANCES = ("smooth_l1", "squared")
 

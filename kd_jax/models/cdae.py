@@ -10,6 +10,8 @@ import numpy as np
 from kd_jax.base import Dataset, InputError, Outputs
 from kd_jax.models._inner_product import inner_product
 
+SEARCH = "corruption=uniform(0.0, 0.6)"
+
 
 class CDAE(nn.Module):
   """Encodes a user's training items and the user's own vector, and decodes the scores of all items."""

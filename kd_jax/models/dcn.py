@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import _features
 
+SEARCH = "layers=1|2|3; dropout=0.0|0.1|0.3"
+
 
 class DCN(nn.Module):
   """Cross layers and, in parallel, dense layers over the embeddings of the fields and the numbers."""

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import _features
 
+SEARCH = "dropout=0.0|0.1|0.3"
+
 
 class DeepFM(nn.Module):
   """The sum of linear terms, products of embeddings, and a deep network over the same embeddings."""

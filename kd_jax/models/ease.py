@@ -8,6 +8,8 @@ import numpy as np
 
 from kd_jax.base import Dataset, InputError, Outputs
 
+SEARCH = "l2=log(1, 10000)"
+
 _MOST_ITEMS = 20_000  # The inverse needs three arrays of I^2 numbers of 8 bytes.
 
 

@@ -10,6 +10,8 @@ from kd_jax.base import Outputs
 from kd_jax.models import _histories
 from kd_jax.models._inner_product import inner_product
 
+SEARCH = "dropout=0.0|0.1|0.2|0.4"
+
 
 class GRU4Rec(nn.Module):
   """The inner product of an item's vector and a linear map of the state after a user's last items.

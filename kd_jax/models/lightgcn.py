@@ -13,6 +13,8 @@ import numpy as np
 from kd_jax.base import Array, Dataset, Outputs
 from kd_jax.models._inner_product import inner_product
 
+SEARCH = "layers=1|2|3|4; init_std=log(1e-3, 1)"
+
 _TERMS = 16  # of an unrolled sum; chosen by measurements
 
 

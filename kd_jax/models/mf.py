@@ -7,6 +7,8 @@ import flax.linen as nn
 from kd_jax.base import Outputs
 from kd_jax.models._inner_product import inner_product
 
+SEARCH = "init_std=log(1e-3, 1)"
+
 
 class MF(nn.Module):
   """The inner product of a user's and an item's vector. Tables `user` [U, D] and `item` [I, D]."""

@@ -7,6 +7,8 @@ import flax.linen as nn
 from kd_jax.base import FeatureSpec, Outputs
 from kd_jax.models import _features
 
+SEARCH = "dropout=0.0|0.1|0.3"
+
 
 class MLP(nn.Module):
   """Dense layers over the embeddings of the fields and the numbers."""

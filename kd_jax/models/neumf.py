@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from kd_jax.base import InputError, Outputs
 
+SEARCH = "init_std=log(1e-3, 1)"
+
 _BLOCK = 1_500_000  # numbers of a layer that are in memory at a time
 
 

@@ -11,6 +11,8 @@ from kd_jax.models import _histories
 from kd_jax.models._histories import normalise
 from kd_jax.models._inner_product import inner_product
 
+SEARCH = "dropout=0.0|0.1|0.2|0.4"
+
 _FAR = -1e9  # a logit whose softmax is exactly zero
 
 

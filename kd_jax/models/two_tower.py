@@ -12,6 +12,8 @@ import numpy as np
 from kd_jax.base import Dataset, Features, FeatureSpec, InputError, Outputs
 from kd_jax.models._inner_product import inner_product
 
+SEARCH = "id_dropout=uniform(0.0, 0.9); init_std=log(1e-3, 1)"
+
 _FUSIONS = ("gate", "attention")
 _ABSENT = -1e9  # a logit whose softmax is exactly zero
 

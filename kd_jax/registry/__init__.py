@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from kd_jax.base import HEAVIEST, InputError, one_line
 from kd_jax.registry import bounds, literals, own_code
-from kd_jax.registry.factories import GIVEN, KINDS, bind, found, names, own_factories, signature
+from kd_jax.registry.factories import GIVEN, KINDS, bind, found, names, own_factories, search_space, signature
 from kd_jax.registry.own_code import allow_code, refuse_code, source_hash
 
 __all__ = ["GIVEN", "KINDS", "SCHEDULES", "Call", "accepts", "allow_code", "bind", "build", "build_schedule", "names",
-           "own_factories", "parse", "parse_sum", "refuse_code", "signature", "source_hash", "takes"]
+           "own_factories", "parse", "parse_sum", "refuse_code", "search_space", "signature", "source_hash", "takes"]
 
 _SHOWN = 200  # characters of a text in a message
 # {folder: the option that names its factories}

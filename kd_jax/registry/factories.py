@@ -28,10 +28,11 @@ GIVEN = {"models": ("num_users", "num_items", "user_features", "item_features"),
 
 
 class Found(NamedTuple):
-  """A factory: its module and its arguments."""
+  """A factory: its module, its arguments, and the text `SEARCH` of its file, which says what a search varies."""
 
   module: str
   arguments: dict[str, Argument]
+  search: str = ""
 
 
 def names(package: str) -> list[str]:
@@ -54,15 +55,24 @@ def signature(package: str, name: str) -> dict[str, Argument] | None:
   return one and one.arguments
 
 
+def search_space(package: str, name: str) -> str:
+  """What a search varies of a factory, as a text; "" if its file does not say."""
+  one = found(package).get(name)
+  return one.search if one else ""
+
+
 @functools.cache
 def found(package: str) -> dict[str, Found]:
   """{name: factory} of a folder."""
   factories = {}
   for path in sorted((_ROOT / package).glob("[!_]*.py")):
-    for node in ast.parse(path.read_text()).body:
+    body = ast.parse(path.read_text()).body
+    search = next((ast.literal_eval(x.value) for x in body
+                   if isinstance(x, ast.Assign) and ast.unparse(x.targets[0]) == "SEARCH"), "")
+    for node in body:
       is_public = isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
       if is_public and node.returns and ast.unparse(node.returns) == KINDS[package]:
-        factories[node.name] = Found(f"kd_jax.{package}.{path.stem}", _arguments_of(node.args))
+        factories[node.name] = Found(f"kd_jax.{package}.{path.stem}", _arguments_of(node.args), search)
   return factories
 
 

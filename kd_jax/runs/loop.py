@@ -34,6 +34,10 @@ from kd_jax.training import graph, kd_targets, windows
 _SAVE_SECONDS = 30  # between checkpoints; a killed run loses at most this much work
 
 
+class DivergedError(InputError):
+  """A loss or a score of a run is not finite."""
+
+
 def fit(data: Any = None, *, options: FitOptions | None = None, **arguments: Any) -> Fitted:
   """Trains a teacher, a plain student or a distilled student.
 
@@ -384,8 +388,8 @@ def _or_error(training, made):
     options = training.options
     where = f"{options.workdir}: " if options.workdir is not None else ""
     kept = ". Its last checkpoint is kept" if where else ""
-    return InputError(f"{where}epoch {training.position.epoch + 1}: {error}; a lower `learning_rate` or another weight "
-                      f"of `kd` may help{kept}")
+    return DivergedError(f"{where}epoch {training.position.epoch + 1}: {error}; a lower `learning_rate` or another "
+                         f"weight of `kd` may help{kept}")
 
 
 def _after_epoch(training, made):

@@ -213,7 +213,7 @@ def prepare(options: FitOptions) -> Setup:
   check(options)
   parallel.check(options.batch_size, options.parallel, options.shard_tables)
   kds, dataset = methods(options.kd), load(options)
-  base, monitor = objective(options.loss, dataset.kind), _monitor(options, dataset)
+  base, chosen = objective(options.loss, dataset.kind), monitor(options, dataset)
   described, features = _described(options, dataset)
   networks, edges = _learners(options, described)
   if base.of_products and all(module.inner_product for module in networks.values()):
@@ -246,7 +246,7 @@ def prepare(options: FitOptions) -> Setup:
                   parameters.keep_zeros(optimiser) if options.keep_zeros else optimiser, options.reduction,
                   loss_weight=options.loss_weight, embedding_l2=options.embedding_l2)
   pool = _pool(options, dataset, negatives)
-  left = _left_out(run, dataset, loaded, negatives, pool, monitor)
+  left = _left_out(run, dataset, loaded, negatives, pool, chosen)
   near = jax.tree.map(jnp.asarray, neighbours.tables(run.kds, dataset))
   labels = None if dataset.contexts is None else jnp.asarray(protocols.label_matrix(dataset, "train"))
   given = graph.Given(frozen, jax.tree.map(jnp.asarray, constants), near, labels)
@@ -264,7 +264,7 @@ def prepare(options: FitOptions) -> Setup:
     run, given = table_sharding.split(run, given, shapes.params["networks"])
   given = given._replace(params=jax.tree.map(jnp.asarray, given.params))
   return Setup(options, run, given, dataset, described, loaded, features, _warm_start(options, student, dataset),
-               plan_of, negatives, example, monitor, shapes, pool, callbacks(options), left)
+               plan_of, negatives, example, chosen, shapes, pool, callbacks(options), left)
 
 
 @functools.cache
@@ -295,18 +295,19 @@ def load(options: FitOptions) -> Dataset:
     return load_it(expected=run_directory.read_info(options.workdir)["hashes"])
 
 
-def _monitor(options, dataset) -> model_selection.Monitor:
+def monitor(options: FitOptions, dataset: Dataset) -> model_selection.Monitor:
+  """The validation metrics of a run, and which of them chooses the best epoch. Raises InputError."""
   if options.data_memory and dataset.contexts is not None:
     raise InputError(f"`data_memory={options.data_memory}`: labelled data is not streamed")
-  monitor = model_selection.monitor(options.monitor, dataset.kind, further(options.metrics, dataset.kind))
+  found = model_selection.monitor(options.monitor, dataset.kind, further(options.metrics, dataset.kind))
   metric_names.check_cutoffs("monitor", options.monitor, dataset.kind, dataset.num_items)
   if isinstance(options.metrics, str):
     metric_names.check_cutoffs("metrics", options.metrics, dataset.kind, dataset.num_items)
-  metric_names.check_needs("metrics", monitor.metrics, dataset)
-  if not (dataset.stream or len(dataset.validation.users)) and monitor.names != (metric_names.LAST,):
-    raise InputError(f"`monitor={monitor}`: the data has no validation split; `monitor={metric_names.LAST}` takes the "
+  metric_names.check_needs("metrics", found.metrics, dataset)
+  if not (dataset.stream or len(dataset.validation.users)) and found.names != (metric_names.LAST,):
+    raise InputError(f"`monitor={found}`: the data has no validation split; `monitor={metric_names.LAST}` takes the "
                      "last epoch")
-  return monitor
+  return found
 
 
 def further(metrics: str | dict[str, Metric], kind: str) -> metric_names.Metrics:

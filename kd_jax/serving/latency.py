@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import platform
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kd_jax.base import InputError
-from kd_jax.serving import export, layout
-from kd_jax.serving.timing import Settings
+from kd_jax.serving import export, layout, timing
 from kd_jax.storage import run_directory, sealed
 
 FORMS = ("jit", "stablehlo", "onnx", "npz", "int8", "index")
@@ -46,16 +41,20 @@ def write(runs: Sequence[str], out: str | os.PathLike, *, forms: Sequence[str] =
   yield from _head(batches)
   for run in runs:
     for form in _forms(run, pathlib.Path(out) / "exports", forms, data_dir, cache_dir):
-      settings = Settings(0.0, form.format, form.export, run, form.approximate, list(batches), seconds, k, data_dir,
-                          cache_dir)
-      rows.append({"run": run, "form": form.form, "bytes": _bytes(form), **_measured(settings)})
+      settings = timing.Settings(0.0, form.format, form.export, run, form.approximate, list(batches), seconds, k,
+                                 data_dir, cache_dir)
+      rows.append({"run": run, "form": form.form, "bytes": _bytes(form), **timing.apart(settings)})
       yield _line(rows[-1])
-  machine = {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
-             "packages": {name: run_directory.version(name) for name in _PACKAGES}}
-  sealed.write_json_atomic(pathlib.Path(out) / "latency.json", {"machine": machine, "k": k, "rows": rows})
+  sealed.write_json_atomic(pathlib.Path(out) / "latency.json", {"machine": machine(), "k": k, "rows": rows})
   text = "\n".join([*_head(batches), *map(_line, rows)]) + "\n"
   sealed.write_atomic(pathlib.Path(out) / "latency.md", text.encode())
   _figure(rows, pathlib.Path(out) / "latency.png")
+
+
+def machine() -> dict[str, Any]:
+  """What the measurements depend on."""
+  return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "load": os.getloadavg()[0],
+          "packages": {name: run_directory.version(name) for name in _PACKAGES}}
 
 
 def _forms(run, folder, wanted, data_dir, cache_dir) -> Iterator[_Form]:
@@ -84,15 +83,6 @@ def _bytes(form) -> int:
   files = sealed.manifest(form.export, layout.KIND)["files"]
   own = {layout.PROGRAMS.get(form.format)} | ({layout.INDEX} if form.approximate else set())
   return sum(file["bytes"] for name, file in files.items() if name.startswith("weights/") or name in own)
-
-
-def _measured(settings) -> dict[str, Any]:
-  content = sealed.to_json(settings._replace(started=time.time())._asdict(), indent=None).decode()
-  done = subprocess.run([sys.executable, "-m", "kd_jax.serving.timing", content], capture_output=True, text=True)
-  if done.returncode:
-    said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
-    raise InputError(f"{settings.export}: as {settings.form}: {said[-1]}")
-  return json.loads(done.stdout.splitlines()[-1])
 
 
 def _head(batches) -> list[str]:

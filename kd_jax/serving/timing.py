@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd_jax.base import InputError
 from kd_jax.storage import sealed
 
 _WARM = 3  # calls before the measured ones: they compile, and warm caches
@@ -51,6 +53,19 @@ def measure(recommend: Callable[[np.ndarray], Any], num_users: int, batch: int, 
   kept = 1e3 * np.array(times[_WARM:])
   found = dict(zip(("p50", "p95", "p99"), np.percentile(kept, (50, 95, 99)).tolist(), strict=True))
   return found | {"per_second": batch * len(kept) / (kept.sum() / 1e3), "calls": len(kept)}
+
+
+def apart(settings: Settings) -> dict[str, Any]:
+  """{"cold_start": seconds, "memory": MB, "batches": {size: `measure`}} of a process that is started now.
+
+  Raises InputError with the last line of its errors.
+  """
+  content = sealed.to_json(settings._replace(started=time.time())._asdict(), indent=None).decode()
+  done = subprocess.run([sys.executable, "-m", "kd_jax.serving.timing", content], capture_output=True, text=True)
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    raise InputError(f"{settings.export}: as {settings.form}: {said[-1]}")
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def _of_export(settings) -> tuple[Callable[[np.ndarray], Any], int]:

@@ -31,8 +31,9 @@ def write(runs: Sequence[str], out: str | os.PathLike, *, forms: Sequence[str] =
           cache_dir: str | None = None) -> Iterator[str]:
   """Exports the runs to OUT/exports, times each form in a process of its own, and writes OUT/latency.md, .json, .png.
 
-  `forms`: "jit" is the training code's network; "int8" is NumPy with tables in int8; "index" is NumPy with the
-  approximate index. Forms that a model does not have are left out. Yields the lines of the table.
+  `forms`: "jit" is the training code's network; "int8" adds every format among them (npz, if there is none) with tables
+  in int8; "index" is NumPy with the approximate index. Forms that a model does not have are left out. Yields the lines
+  of the table.
   Raises InputError: there is no such run or form.
   """
   if wrong := [name for name in forms if name not in FORMS]:
@@ -59,23 +60,28 @@ def machine() -> dict[str, Any]:
 
 def _forms(run, folder, wanted, data_dir, cache_dir) -> Iterator[_Form]:
   """Exports a run in the ways that are needed, and that its model has."""
-  def exported(name, **options):
+  def exported(name, formats, **options):
     path = os.fspath(folder / f"{pathlib.Path(run).name}-{name}")
-    list(export.export_run(run, path, data_dir=data_dir, cache_dir=cache_dir, **options))
+    list(export.export_run(run, path, formats=",".join(formats), data_dir=data_dir, cache_dir=cache_dir, **options))
     return path
 
-  whole = exported("whole")
+  formats = [name for name in layout.FORMATS if name in wanted]
+  whole = exported("whole", ["stablehlo"])
+  of_vectors = sealed.manifest(whole, layout.KIND)["metadata"]["inputs"] == layout.QUERY
   if "jit" in wanted:
     yield _Form(run, "jit", "jit", whole)
-  if sealed.manifest(whole, layout.KIND)["metadata"]["inputs"] == layout.QUERY:
-    whole = exported("whole", formats=",".join(layout.FORMATS))
-    yield from (_Form(run, name, name, whole) for name in layout.FORMATS if name in wanted)
-    if "int8" in wanted:
-      yield _Form(run, "int8", "npz", exported("int8", formats="npz", compress="int8()"))
-    if "index" in wanted:
-      yield _Form(run, "index", "npz", exported("index", formats="npz", approximately="hnsw"), True)
-  elif "stablehlo" in wanted:
-    yield _Form(run, "stablehlo", "stablehlo", whole)
+  if not of_vectors:
+    yield from (_Form(run, name, name, whole) for name in formats if name == "stablehlo")
+    return
+  if formats:
+    whole = exported("whole", formats)
+    yield from (_Form(run, name, name, whole) for name in formats)
+  if "int8" in wanted:
+    formats = formats or ["npz"]
+    small = exported("int8", formats, compress="int8()")
+    yield from (_Form(run, f"int8 {name}", name, small) for name in formats)
+  if "index" in wanted:
+    yield _Form(run, "index", "npz", exported("index", ["npz"], approximately="hnsw"), True)
 
 
 def _bytes(form) -> int:
@@ -100,23 +106,25 @@ def _line(row) -> str:
 
 
 def _figure(rows, path) -> None:
-  """p50 and p99 against size, one point for each form of a run, at the smallest batch."""
+  """p50 and p99 against size, one point for each form of a run, and one panel for each batch size."""
   import matplotlib
 
   matplotlib.use("Agg")
   from matplotlib import pyplot
 
-  figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-  for run in dict.fromkeys(row["run"] for row in rows):
-    own = [row for row in rows if row["run"] == run]
-    first = [next(iter(row["batches"].values())) for row in own]
-    sizes = [row["bytes"] / 1e6 for row in own]
-    middle = [x["p50"] for x in first]
-    axes.errorbar(sizes, middle, [[0] * len(own), [x["p99"] - x["p50"] for x in first]], fmt="o", capsize=3,
-                  label=pathlib.Path(run).name)
-    for row, size, value in zip(own, sizes, middle, strict=True):
-      axes.annotate(row["form"], (size, value), (4, 4), textcoords="offset points", fontsize=8)
-  axes.set(xscale="log", yscale="log", xlabel="MB", ylabel=f"ms for {next(iter(rows[0]['batches']))} user: p50, to p99")
-  axes.legend()
-  figure.savefig(path, dpi=150)
+  batches = list(rows[0]["batches"])
+  figure, panels = pyplot.subplots(1, len(batches), figsize=(1 + 5 * len(batches), 5), layout="constrained",
+                                   squeeze=False)
+  for batch, axes in zip(batches, panels[0], strict=True):
+    for run in dict.fromkeys(row["run"] for row in rows):
+      own = [row for row in rows if row["run"] == run]
+      sizes, middle = [row["bytes"] / 1e6 for row in own], [row["batches"][batch]["p50"] for row in own]
+      above = [row["batches"][batch]["p99"] - low for row, low in zip(own, middle, strict=True)]
+      axes.errorbar(sizes, middle, [[0] * len(own), above], fmt="o", capsize=3, label=pathlib.Path(run).name)
+      for row, size, value in zip(own, sizes, middle, strict=True):
+        axes.annotate(row["form"], (size, value), (4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xscale="log", yscale="log", xlabel="MB", ylabel="ms: p50, to p99",
+             title=f"{batch} user{'s' * (batch != '1')} a call")
+  panels[0][0].legend()
+  figure.savefig(path, dpi=120)
   pyplot.close(figure)

@@ -8,6 +8,8 @@ import platform
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kd_jax.base import InputError
 from kd_jax.serving import export, layout, timing
 from kd_jax.storage import run_directory, sealed
@@ -106,25 +108,25 @@ def _line(row) -> str:
 
 
 def _figure(rows, path) -> None:
-  """p50 and p99 against size, one point for each form of a run, and one panel for each batch size."""
+  """p50, and a line to p99: a row for each form of a run, with its size, and a panel for each batch size."""
   import matplotlib
 
   matplotlib.use("Agg")
-  from matplotlib import pyplot
+  from matplotlib import pyplot, ticker
 
-  batches = list(rows[0]["batches"])
-  figure, panels = pyplot.subplots(1, len(batches), figsize=(1 + 5 * len(batches), 5), layout="constrained",
-                                   squeeze=False)
+  batches, places = list(rows[0]["batches"]), np.arange(len(rows))
+  figure, panels = pyplot.subplots(1, len(batches), figsize=(3 + 3 * len(batches), 1.2 + 0.25 * len(rows)), sharey=True,
+                                   layout="constrained", squeeze=False)
   for batch, axes in zip(batches, panels[0], strict=True):
     for run in dict.fromkeys(row["run"] for row in rows):
-      own = [row for row in rows if row["run"] == run]
-      sizes, middle = [row["bytes"] / 1e6 for row in own], [row["batches"][batch]["p50"] for row in own]
-      above = [row["batches"][batch]["p99"] - low for row, low in zip(own, middle, strict=True)]
-      axes.errorbar(sizes, middle, [[0] * len(own), above], fmt="o", capsize=3, label=pathlib.Path(run).name)
-      for row, size, value in zip(own, sizes, middle, strict=True):
-        axes.annotate(row["form"], (size, value), (4, 4), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", yscale="log", xlabel="MB", ylabel="ms: p50, to p99",
-             title=f"{batch} user{'s' * (batch != '1')} a call")
-  panels[0][0].legend()
+      own = places[[row["run"] == run for row in rows]]
+      middle, above = (np.array([rows[place]["batches"][batch][p] for place in own]) for p in ("p50", "p99"))
+      axes.errorbar(middle, own, xerr=[0 * middle, above - middle], fmt="o", capsize=3)
+    axes.set(xscale="log", xlabel="ms: p50, to p99", title=f"{batch} user{'s' * (batch != '1')} a call")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.grid(axis="x", alpha=0.4)
+  panels[0][0].set_yticks(places, [f"{pathlib.Path(row['run']).name}, {row['form']}, {row['bytes'] / 1e6:.2f} MB"
+                                   for row in rows])
+  panels[0][0].invert_yaxis()
   figure.savefig(path, dpi=120)
   pyplot.close(figure)

@@ -257,3 +257,22 @@ def test_an_export_that_is_there_is_replaced_or_kept(run, tmp_path, monkeypatch)
     list(export.export_run(run("pop"), tmp_path / "out"))
   assert (tmp_path / "out" / "manifest.sha256").read_bytes() == before
   assert [path.name for path in pathlib.Path(tmp_path).iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_the_size_of_an_export_follows_interactions_and_not_the_longest_history(flags, tmp_path):
+  """100,000 users with two items, and one with 4,000: a table of users and their items would have 1.6 GB."""
+  pairs = [f"u{user},i{(user + more) % 5000}" for user in range(1, 100_000) for more in (0, 1)]
+  pairs += [f"u0,i{item}" for item in range(4000)]
+  (tmp_path / "log.csv").write_text("\n".join(["user,item", *pairs]) + "\n")
+  loop.train(flags(f"--data=interactions(path='{tmp_path / 'log.csv'}')", "--model=mf(dim=2)", "--epochs=1",
+                   "--batch_size=65536", "--monitor=epoch", f"--workdir={tmp_path / 'run'}"))
+  list(export.export_run(tmp_path / "run", tmp_path / "e", formats="npz"))
+  files = {path.name: path.stat().st_size for path in (tmp_path / "e").rglob("*") if path.is_file()}
+  recommender = serving.load(tmp_path / "e", "npz")
+  known = len(recommender.contents.history_items)
+  assert files["history_items.npy"] == pytest.approx(4 * known, abs=200)
+  assert files["history_starts.npy"] == pytest.approx(8 * 100_001, abs=200)
+  assert sum(files.values()) < 5e6
+  longest = np.diff(recommender.contents.history_starts).max()
+  assert 3000 < longest <= 4000 and len(recommender.recommend("u0", k=5000).items) == 5000 - longest

@@ -23,8 +23,8 @@ def write(export: str | os.PathLike, out: str | os.PathLike, *, k: int = 10, par
   """Writes `k` items for every user to OUT/part-NNNNN.parquet, `part` users in a file: user, items, scores, source.
 
   Yields a line of text for each part, and one with the rate and the peak memory of this process. The same call
-  continues after an interruption. Raises InputError: the export is refused, pyarrow is not installed, or OUT holds parts
-  of another export or with other options.
+  continues after an interruption. Raises InputError: the export is refused, pyarrow is not installed, or OUT holds
+  parts of another export or with other options.
   """
   try:
     import pyarrow  # noqa: F401

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kd_jax.base import InputError
-from kd_jax.serving import as_npz, inputs, int8, ranking, requests
+from kd_jax.serving import as_npz, inputs, layout, ranking, requests
 from kd_jax.serving.inputs import Context
 from kd_jax.serving.layout import Contents
 from kd_jax.serving.requests import Answer, Checked, Id, Request
@@ -91,7 +91,7 @@ class Recommender:
     None has interactions; among equal scores they are last, in their order.
     """
     contents, more = self.contents, copy.copy(self)
-    table = int8.restore(contents.weights["item"], contents.weights.get("item_scale"))
+    table = layout.table(contents.weights, "item")
     weights = {name: x for name, x in contents.weights.items() if name != "item_scale"}
     places = np.arange(len(table), len(table) + len(ids), dtype=np.int32)
     more.contents = contents._replace(
@@ -140,6 +140,6 @@ class Recommender:
       name = self.metadata.get("vectors")
       if name is None:
         raise InputError(f"`similar`: {self.metadata['model']} has no vectors of items")
-      table = int8.restore(self.contents.weights[name], self.contents.weights.get(f"{name}_scale"))
+      table = layout.table(self.contents.weights, name)
       self._directions = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return self._directions

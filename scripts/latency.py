@@ -10,8 +10,8 @@ FLAGS = cli.define(
     cli.PLACES,
     runs=flag("string", None, "Run directories, separated by commas, e.g. a teacher and its student."),
     out=flag("string", None, "Folder for latency.md, latency.json, latency.png and the exports."),
-    forms=flag("string", "jit,stablehlo,onnx,npz,int8,index", "What is measured; forms that a model does not have are "
-               "left out."),
+    forms=flag("string", "jit,stablehlo,onnx,npz,int8,index", "What is measured; int8 is in every format among "
+               "them; forms that a model does not have are left out."),
     batches=flag("string", "1,16,256", "Users per call, separated by commas."),
     seconds=flag("float", 3.0, "Seconds of measuring for each batch size.", above=0, most=3600),
     k=flag("integer", 10, "Items per user.", above=0, most=10**6))

@@ -48,15 +48,15 @@ def int4() -> Compressor:
 def _quantised(x, most) -> dict[str, np.ndarray]:
   steps = (np.abs(x).max(axis=1, initial=0.0) / most).astype(np.float32)
   scales = ((steps.view(np.uint32) + 0xFFFF) >> 16).astype(np.uint16)  # rounded up, so that no code is above `most`
-  step = _float(scales)[:, None]
+  step = from_bfloat16(scales)[:, None]
   codes = np.divide(x, step, out=np.zeros_like(x), where=step > 0)
   return {"codes": np.rint(codes).astype(np.int8), "scales": scales}
 
 
 def _scaled(parts, shape):
-  return parts["codes"] * _float(parts["scales"])[:, None]
+  return parts["codes"] * from_bfloat16(parts["scales"])[:, None]
 
 
-def _float(scales):
-  """bfloat16 as float32: the same bits, then zeros. NumPy has no such type."""
+def from_bfloat16(scales: np.ndarray) -> np.ndarray:
+  """The scales [n], bfloat16 as uint16, in float32: the same bits, then zeros. NumPy has no such type."""
   return (scales.astype(np.uint32) << 16).view(np.float32)

@@ -7,7 +7,6 @@ unpacked parameters, so that only its bytes differ from those of the run that it
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 import flax.linen as nn
@@ -17,13 +16,12 @@ import numpy as np
 
 from kd_jax.base import Dataset, InputError
 from kd_jax.data import index
+from kd_jax.evaluation import call_times
 from kd_jax.ranking.top_k import top_k
 from kd_jax.teachers import warm_start
 
 _TOP = 10
 _REPEATS = {1: 200, 256: 50}  # {number of users: requests}
-_WARM_UP = 5
-_PERCENTILES = (50, 95, 99)
 
 
 def measure(info: dict[str, Any], module: nn.Module, variables: dict, dataset: Dataset) -> dict[str, Any]:
@@ -88,10 +86,5 @@ def _planned(memory) -> int:
 
 def _latency(compiled, arguments, count, repeats, num_users) -> dict[str, float]:
   """Percentiles in milliseconds, from users in NumPy to items in NumPy."""
-  rng, seconds = np.random.default_rng(0), []
-  for _ in range(_WARM_UP + repeats):
-    users = rng.integers(num_users, size=count).astype(np.int32)
-    start = time.perf_counter()
-    np.asarray(compiled(users, *arguments))
-    seconds.append(time.perf_counter() - start)
-  return {f"p{p}": float(np.percentile(seconds[_WARM_UP:], p)) * 1000 for p in _PERCENTILES}
+  found = call_times.measure(lambda users: np.asarray(compiled(users, *arguments)), num_users, count, repeats)
+  return {name: found[name] for name in (f"p{p}" for p in call_times.PERCENTILES)}

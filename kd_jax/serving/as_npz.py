@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kd_jax.serving import int8
+from kd_jax.serving import layout
 from kd_jax.serving.layout import Contents
 
 
 def read(contents: Contents) -> Callable[..., np.ndarray]:
   """score(query [b, D]) -> [b, I]."""
-  table = np.asarray(int8.restore(contents.weights["item"], contents.weights.get("item_scale")))
+  table = np.asarray(layout.table(contents.weights, "item"))
   return lambda query: query @ table.T

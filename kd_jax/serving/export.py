@@ -14,10 +14,11 @@ import numpy as np
 
 from kd_jax import data, registry
 from kd_jax.base import Dataset, InputError
+from kd_jax.compression import quantise
 from kd_jax.data import index
 from kd_jax.evaluation import protocols, sealed_report
 from kd_jax.ranking import rank
-from kd_jax.serving import approximate, as_onnx, as_stablehlo, card, int8, layout, loading, network, new_items
+from kd_jax.serving import approximate, as_onnx, as_stablehlo, card, layout, loading, network, new_items
 from kd_jax.serving.network import Network
 from kd_jax.storage import run_directory, sealed
 from kd_jax.teachers import loading as runs
@@ -95,14 +96,19 @@ def _make(run, dataset, formats, exclude_seen, compress, approximately) -> _Made
   golden = _golden(rank.scorer(module, variables), dataset, exclude_seen)
   if not compress:
     return _Made(dataset, made, made.weights, golden, {}, (module, variables))
-  small = {}
-  for name, table in made.weights.items():
-    small[name], small[f"{name}_scale"] = int8.quantise(table)
-  user, item = (int8.restore(small[name], small[f"{name}_scale"]) for name in ("user", "item"))
+  small = _in_int8(made.weights)
+  user, item = (layout.table(small, name) for name in ("user", "item"))
   overlap = _overlap((made.weights["user"], made.weights["item"]), (user, item), min(_LISTED, dataset.num_items))
-  made = made._replace(score=lambda weights, query: query @ int8.restore(weights["item"], weights["item_scale"]).T)
+  made = made._replace(score=lambda weights, query: query @ layout.table(weights, "item").T)
   golden = _golden(lambda users: jnp.asarray(user[users] @ item.T), dataset, exclude_seen)
   return _Made(dataset, made, small, golden, {f"overlap@{_LISTED}": overlap}, (module, variables))
+
+
+def _in_int8(tables) -> dict[str, np.ndarray]:
+  """Tables of vectors as `layout.table` reads them, with the numbers of scripts/compress.py."""
+  packed = quantise.int8().pack(tables, {})
+  return {name: parts["codes"] for name, parts in packed.items()} | {
+      f"{name}_scale": quantise.from_bfloat16(parts["scales"]) for name, parts in packed.items()}
 
 
 def _golden(scorer, dataset, exclude_seen) -> dict[str, np.ndarray]:
@@ -160,7 +166,7 @@ def _write(folder: pathlib.Path, made: _Made, formats, approximately, titles) ->
 
 
 def _index(folder, made) -> dict[str, float]:
-  user, item = (int8.restore(made.weights[name], made.weights.get(f"{name}_scale")) for name in ("user", "item"))
+  user, item = (layout.table(made.weights, name) for name in ("user", "item"))
   made_index = approximate.build(item, folder / layout.INDEX)
   queries = user[np.unique(np.linspace(0, len(user) - 1, _COMPARED).astype(np.int32))]
   k = min(_LISTED, len(item))

@@ -14,13 +14,13 @@ from fastapi.exceptions import RequestValidationError
 
 from kd_jax import __version__
 from kd_jax.base import InputError, one_line
-from kd_jax.serving import measures
+from kd_jax.serving import measures, new_items
 from kd_jax.serving.batching import Batches, FullError
 from kd_jax.serving.live import TEACHER, Live
 from kd_jax.serving.requests import Request
 
 _OPEN = ("/", "/health")  # without a token: the page asks for it, and a supervisor has none
-_MOST_ID, _MOST_HISTORY, _MOST_FOUND = 1000, 10_000, 50
+_MOST_ID, _MOST_HISTORY, _MOST_FOUND, _MOST_NEW, _MOST_FEATURES = 1000, 10_000, 50, 100, 1000
 _PAGE = pathlib.Path(__file__).with_name("page.html")
 _Id = pydantic.StrictInt | Annotated[pydantic.StrictStr, pydantic.Field(max_length=_MOST_ID)]
 _Ids = Annotated[list[_Id], pydantic.Field(max_length=_MOST_HISTORY)]
@@ -40,6 +40,16 @@ class Settings(NamedTuple):
   reload_seconds: float = 2.0  # between looks at the directories; 0: exports are never replaced
 
 
+class NewItems(pydantic.BaseModel):
+  """Items that the export does not have; /health says which features they need."""
+
+  model_config = pydantic.ConfigDict(extra="forbid")
+  ids: Annotated[list[_Id], pydantic.Field(min_length=1, max_length=_MOST_NEW)]
+  vectors: Annotated[dict[str, list[list[pydantic.StrictInt | pydantic.StrictFloat]]],
+                     pydantic.Field(max_length=_MOST_FEATURES)] = {}
+  categories: Annotated[dict[str, list[pydantic.StrictInt]], pydantic.Field(max_length=_MOST_FEATURES)] = {}
+
+
 class Ask(pydantic.BaseModel):
   """The body of POST /recommend."""
 
@@ -48,6 +58,7 @@ class Ask(pydantic.BaseModel):
   history: _Ids = []
   exclude: _Ids = []
   candidates: _Ids | None = None
+  new_items: NewItems | None = None
   k: pydantic.StrictInt = pydantic.Field(10, ge=1)
   model: Annotated[str, pydantic.Field(max_length=_MOST_ID)] | None = None
 
@@ -127,12 +138,13 @@ def _recommending(made, live, batches, counted, settings):
         answer.items, answer.scores, strict=True)], source=answer.source, model=loaded.name, export=loaded.export,
         ms=round(1e3 * (time.perf_counter() - start), 3))
 
-  async def recommend(http, name, request):
+  async def recommend(http, name, request, new=None):
     start = time.perf_counter()
     _check_k(request.k, settings)
     loaded = live.of_user(request.user) if name is None else live[name]
-    checked = loaded.recommender.check(request)
-    answer = await batches.answer(loaded.recommender, checked)
+    recommender = loaded.recommender if new is None else await asyncio.to_thread(
+        new_items.add, loaded.recommender, [str(x) for x in new.ids], new.vectors, new.categories)
+    answer = await batches.answer(recommender, recommender.check(request))
     return await reply(http, loaded, answer, start, request.user, request.k)
 
   @made.get("/recommend")
@@ -142,8 +154,9 @@ def _recommending(made, live, batches, counted, settings):
 
   @made.post("/recommend")
   async def for_a_history(http: fastapi.Request, ask: Ask) -> Reply:
-    """Recommends items to a user or for a history, without excluded items, or among candidates."""
-    return await recommend(http, ask.model, Request(ask.user, ask.history, ask.exclude, ask.candidates, ask.k))
+    """Recommends items to a user or for a history, without excluded items, among candidates, and among new items."""
+    return await recommend(http, ask.model, Request(ask.user, ask.history, ask.exclude, ask.candidates, ask.k),
+                           ask.new_items)
 
   @made.get("/similar")
   async def similar(http: fastapi.Request, item: _Text, k: _K = 10, model: _Name = None) -> Reply:
@@ -194,13 +207,20 @@ def _watching(made, live, batches, counted):
     models = {name: live[name] for name in live.names()}
     return {"status": "ok", "models": {name: {
         "model": x.recommender.metadata["model"], "export": x.export, "users": len(x.recommender.contents.user_ids),
-        "items": len(x.recommender.contents.item_ids)} for name, x in models.items()}, "teacher": TEACHER in models}
+        "items": len(x.recommender.contents.item_ids), "new_items": _needed(x.recommender)}
+        for name, x in models.items()}, "teacher": TEACHER in models}
 
   @made.get("/metrics", response_class=responses.PlainTextResponse)
   async def metrics():
     """Counters in the format of Prometheus."""
     counted.waiting.set(len(batches))
     return responses.Response(counted.text(), media_type="text/plain; version=0.0.4")
+
+
+def _needed(recommender) -> dict[str, dict[str, int]] | None:
+  """{"vectors": {name: width}, "categories": {field: number of codes}} of a new item; None: there can be none."""
+  about = recommender.metadata.get("tower")
+  return about and {"vectors": about["vectors"], "categories": about["fields"]}
 
 
 async def _watch(live, counted, seconds):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kd_jax.serving import int8
+from kd_jax.serving import layout
 from kd_jax.serving.layout import HISTORY, QUERY, SET, USERS, Contents
 
 _RIDGE = 0.1  # the weight of the penalty; the best of 0.01 to 100 on validation of MovieLens 100K
@@ -60,13 +60,9 @@ def source(inputs: str, context: Context) -> str | None:
 
 
 def _vector(contents, context) -> np.ndarray:
-  weights = contents.weights
   if context.user >= 0:
-    own, scale = weights["user"][context.user], weights.get("user_scale")
-    return np.asarray(own if scale is None else own * scale[context.user], np.float32)
-  scale = weights.get("item_scale")
-  return fold_in(int8.restore(np.asarray(weights["item"][context.history]),
-                              None if scale is None else scale[context.history]))
+    return np.asarray(layout.table(contents.weights, "user", context.user), np.float32)
+  return fold_in(layout.table(contents.weights, "item", context.history))
 
 
 def fold_in(items: np.ndarray) -> np.ndarray:

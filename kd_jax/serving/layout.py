@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,12 @@ class Contents(NamedTuple):
   def history(self, user: int) -> np.ndarray:
     """The items [n] that are known of a user (index)."""
     return self.history_items[self.history_starts[user] : self.history_starts[user + 1]]
+
+
+def table(weights: Mapping[str, Any], name: str, rows: Any = slice(None)) -> Any:
+  """The rows of a table of vectors, [n, D] float32: in int8, a row is its scale times its integers. NumPy or JAX."""
+  found, scale = weights[name][rows], weights.get(f"{name}_scale")
+  return found if scale is None else found * scale[rows][..., None]
 
 
 def write_arrays(folder: pathlib.Path, weights: dict[str, np.ndarray], arrays: dict[str, np.ndarray],

@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 from kd_jax.base import InputError
-from kd_jax.serving import loading
+from kd_jax.serving import loading, new_items
 from kd_jax.serving.recommender import Recommender
 from kd_jax.serving.requests import Request
 
@@ -87,4 +87,5 @@ def _load(name, place, format, index, together) -> Loaded:
   while size <= together and contents.user_ids:  # compiles the program for every batch size
     recommender.recommend_many([Request(contents.user_ids[0])] * size)
     size *= 2
+  new_items.run_once(recommender)
   return Loaded(name, recommender, seal)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 
 from kd_jax.base import InputError
-from kd_jax.serving import golden, layout
+from kd_jax.serving import golden, layout, new_items
 from kd_jax.serving.layout import Contents
 from kd_jax.serving.recommender import Recommender
 
@@ -36,12 +36,12 @@ def load(directory: str | os.PathLike, format: str | None = None, *, trial: bool
     raise InputError(f"`index`: {directory} has none; export it with `index=hnsw`")
   if chosen == "stablehlo":
     _check_window(contents)
-  if trial and (chosen != "npz" or index):
+  if trial and (chosen != "npz" or index or (contents.metadata.get("tower") and importlib.util.find_spec("jax"))):
     _try(directory, chosen, index)
-  score = _score(contents, chosen)
-  recommender = Recommender(contents, score)
+  score, tower = _score(contents, chosen), new_items.tower(contents)
+  recommender = Recommender(contents, score, tower=tower)
   golden.replay(recommender)
-  return Recommender(contents, score, _index(contents)) if index else recommender
+  return Recommender(contents, score, _index(contents), tower) if index else recommender
 
 
 def _format(contents: Contents, wanted) -> str:

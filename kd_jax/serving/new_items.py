@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kd_jax.base import InputError
-from kd_jax.serving import as_npz, as_stablehlo, int8, layout
+from kd_jax.serving import layout
+from kd_jax.serving.layout import Contents
 from kd_jax.serving.recommender import Recommender
 
 _CATEGORIES = "categories"
+_MOST = 1e15  # of a feature: the square of its length is a number in float32
 
 
 def write(path: Any, module: Any, variables: dict[str, Any]) -> dict[str, Any] | None:
@@ -21,6 +25,8 @@ def write(path: Any, module: Any, variables: dict[str, Any]) -> dict[str, Any] |
   """
   import jax
   import jax.numpy as jnp
+
+  from kd_jax.serving import as_stablehlo
 
   features = getattr(module, "item_features", None)
   if not features or not (features.fields or features.vectors):
@@ -46,6 +52,31 @@ def write(path: Any, module: Any, variables: dict[str, Any]) -> dict[str, Any] |
           "vectors": dict(features.vectors)}
 
 
+def tower(contents: Contents) -> Callable[..., np.ndarray] | None:
+  """vectors(count, {name: [n, width]}, {field: [n]}) -> [n, D] of an export; None if it has no program for this.
+
+  The program is read by the first call. Raises InputError, then, if jax is not installed or the features are wrong.
+  """
+  about = contents.metadata.get("tower")
+  if not about:
+    return None
+
+  @functools.cache
+  def program():
+    if not importlib.util.find_spec("jax"):
+      raise InputError("`new_items`: vectors of new items are computed by jax, which is not installed")
+    from kd_jax.serving import as_stablehlo
+
+    return as_stablehlo.read(contents, layout.TOWER, about["weights"])
+
+  def vectors(count, features, categories):
+    given = _features(about, count, features, categories)
+    made = [program()(**{name: x[place : place + 1] for name, x in given.items()})[0] for place in range(count)]
+    return np.array(made, np.float32).reshape(count, -1)
+
+  return vectors
+
+
 def add(recommender: Recommender, ids: Sequence[str], vectors: Mapping[str, Any] | None = None,
         categories: Mapping[str, Sequence[int]] | None = None) -> Recommender:
   """A recommender that also knows the items `ids` [n], from their features.
@@ -54,37 +85,42 @@ def add(recommender: Recommender, ids: Sequence[str], vectors: Mapping[str, Any]
   of the model's item features. A vector of zeros is an unknown one. Scores are computed by NumPy. Raises InputError:
   the export has no program for this; a feature is missing or has another shape; an id is known already.
   """
-  contents, tower = recommender.contents, recommender.metadata.get("tower")
-  if not tower:
-    raise InputError(f"`ids`: {recommender.metadata['model']} cannot make vectors of new items from features")
-  known = {*contents.item_ids}
-  if isinstance(ids, str) or any(not isinstance(x, str) or x in known for x in ids) or len({*ids}) != len(ids):
-    raise InputError("`ids`: a list of distinct ids is expected, none of which the export has")
-  given = _features(tower, len(ids), vectors or {}, categories or {})
-  score = as_stablehlo.read(contents, layout.TOWER, tower["weights"])
-  made = [score(**{name: value[place : place + 1] for name, value in given.items()})[0] for place in range(len(ids))]
-  table = int8.restore(contents.weights["item"], contents.weights.get("item_scale"))
-  item = np.concatenate([table, np.array(made, np.float32).reshape(-1, table.shape[1])])
-  weights = {name: x for name, x in contents.weights.items() if name != "item_scale"} | {"item": item}
-  more = np.zeros(len(ids), np.int64)
-  contents = contents._replace(
-      item_ids=[*contents.item_ids, *ids], weights=weights, popularity=np.concatenate([contents.popularity, more]),
-      priority=np.concatenate([contents.priority, len(table) + np.arange(len(ids), dtype=np.int32)]))
-  return Recommender(contents, as_npz.read(contents))
+  if recommender.tower is None:
+    raise InputError(f"`new_items`: {recommender.metadata['model']} cannot make vectors of new items from features")
+  if isinstance(ids, str) or not len(ids) or any(
+      not isinstance(x, str) or recommender.knows_item(x) for x in ids) or len({*ids}) != len(ids):
+    raise InputError("`new_items`: a list of distinct ids is expected, none of which the export has")
+  return recommender.with_items(list(ids), recommender.tower(len(ids), vectors or {}, categories or {}))
+
+
+def run_once(recommender: Recommender) -> None:
+  """Runs the program on zeros, if there is one and jax is installed: it is compiled, or shows what it does."""
+  about = recommender.metadata.get("tower")
+  if about and importlib.util.find_spec("jax"):
+    add(recommender, ["\0"], {name: np.zeros((1, width)) for name, width in about["vectors"].items()},
+        {name: [0] for name in about["fields"]})
 
 
 def _features(tower, count, vectors, categories) -> dict[str, np.ndarray]:
   if {*vectors} != {*tower["vectors"]} or {*categories} != {*tower["fields"]}:
     raise InputError(f"`vectors`, `categories`: expected are {', '.join([*tower['vectors'], *tower['fields']])}")
-  found = {name: np.asarray(vectors[name]) for name in tower["vectors"]}
+  found = {name: _array(vectors[name]) for name in tower["vectors"]}
   for name, width in tower["vectors"].items():
-    if found[name].shape != (count, width) or found[name].dtype.kind not in "fiu" or not np.isfinite(found[name]).all():
-      raise InputError(f"`vectors`: {name}: finite numbers of shape ({count}, {width}) are expected")
+    if found[name].shape != (count, width) or found[name].dtype.kind not in "fiu" or not (
+        np.abs(found[name]) < _MOST).all():
+      raise InputError(f"`vectors`: {name}: numbers of shape ({count}, {width}), below {_MOST:g}, are expected")
     found[name] = found[name].astype(np.float32)
-  codes = [np.asarray(categories[name]) for name in tower["fields"]]
+  codes = [_array(categories[name]) for name in tower["fields"]]
   for name, code in zip(tower["fields"], codes, strict=True):
     if code.shape != (count,) or code.dtype.kind not in "iu" or not (
         (code >= 0) & (code < tower["fields"][name])).all():
       raise InputError(f"`categories`: {name}: {count} codes of 0 to {tower['fields'][name] - 1} are expected")
   columns = {_CATEGORIES: np.stack(codes, axis=1).astype(np.int32)} if codes else {}
   return columns | found
+
+
+def _array(values) -> np.ndarray:
+  try:
+    return np.asarray(values)
+  except (ValueError, TypeError, OverflowError):  # lists of different lengths
+    return np.zeros((), object)

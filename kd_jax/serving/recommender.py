@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from kd_jax.base import InputError
-from kd_jax.serving import inputs, int8, ranking, requests
+from kd_jax.serving import as_npz, inputs, layout, ranking, requests
 from kd_jax.serving.inputs import Context
 from kd_jax.serving.layout import Contents
 from kd_jax.serving.requests import Answer, Checked, Id, Request
@@ -24,9 +25,13 @@ class Recommender:
   so. Its methods may be called by several threads.
   """
 
-  def __init__(self, contents: Contents, score: Callable[..., np.ndarray], index: Any = None):
-    """`score(**inputs) -> [b, I]` are the scores of the network; `index` an `approximate.Index` of its vectors."""
-    self.contents, self.metadata = contents, contents.metadata
+  def __init__(self, contents: Contents, score: Callable[..., np.ndarray], index: Any = None,
+               tower: Callable[..., np.ndarray] | None = None):
+    """`score(**inputs) -> [b, I]` are the scores of the network; `index` an `approximate.Index` of its vectors.
+
+    `tower` makes vectors of new items, see `new_items.tower`.
+    """
+    self.contents, self.metadata, self.tower = contents, contents.metadata, tower
     self._score, self._index = score, index
     self._users, self._items = ({name: place for place, name in enumerate(ids)}
                                 for ids in (contents.user_ids, contents.item_ids))
@@ -76,6 +81,29 @@ class Recommender:
     chosen = ranking.best(scores, self.contents.priority, k)
     return self._answer(chosen, scores[chosen], "item")
 
+  def knows_item(self, item: str) -> bool:
+    """Whether the export has an item."""
+    return item in self._items
+
+  def with_items(self, ids: list[str], vectors: np.ndarray) -> Recommender:
+    """The same with more items, whose vectors are [n, D]; scores are inner products, computed by NumPy.
+
+    None has interactions; among equal scores they are last, in their order.
+    """
+    contents, more = self.contents, copy.copy(self)
+    table = layout.table(contents.weights, "item")
+    weights = {name: x for name, x in contents.weights.items() if name != "item_scale"}
+    places = np.arange(len(table), len(table) + len(ids), dtype=np.int32)
+    more.contents = contents._replace(
+        item_ids=[*contents.item_ids, *ids], weights=weights | {"item": np.concatenate([table, vectors])},
+        popularity=np.concatenate([contents.popularity, 0 * places]),
+        priority=np.concatenate([contents.priority, places]))
+    more._items = self._items | dict(zip(ids, places.tolist(), strict=True))
+    more._popularity = more.contents.popularity.astype(np.float32)
+    more._score, more._read = as_npz.read(more.contents), inputs.readers(more.contents)[self._inputs]
+    more._index = more._directions = None
+    return more
+
   def _context(self, request) -> Context:
     known = self.contents.history(request.user) if request.user >= 0 else request.history[:0]
     return Context(request.user, np.concatenate([known, request.history]))
@@ -112,6 +140,6 @@ class Recommender:
       name = self.metadata.get("vectors")
       if name is None:
         raise InputError(f"`similar`: {self.metadata['model']} has no vectors of items")
-      table = int8.restore(self.contents.weights[name], self.contents.weights.get(f"{name}_scale"))
+      table = layout.table(self.contents.weights, name)
       self._directions = table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), np.finfo(np.float32).tiny)
     return self._directions

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import time
 from collections.abc import Iterator
 
 from kd_jax.base import InputError
 from kd_jax.serving import loading
 from kd_jax.serving.recommender import Recommender
 from kd_jax.serving.requests import Request
+from kd_jax.serving.timing import peak_memory
 from kd_jax.storage import sealed
 
 _ABOUT = "about.json"
@@ -20,8 +22,9 @@ def write(export: str | os.PathLike, out: str | os.PathLike, *, k: int = 10, par
           format: str | None = None, index: bool = False) -> Iterator[str]:
   """Writes `k` items for every user to OUT/part-NNNNN.parquet, `part` users in a file: user, items, scores, source.
 
-  Yields a line of text for each part. The same call continues after an interruption. Raises InputError: the export is
-  refused, pyarrow is not installed, or OUT holds parts of another export or with other options.
+  Yields a line of text for each part, and one with the rate and the peak memory of this process. The same call
+  continues after an interruption. Raises InputError: the export is refused, pyarrow is not installed, or OUT holds
+  parts of another export or with other options.
   """
   try:
     import pyarrow  # noqa: F401
@@ -34,12 +37,17 @@ def write(export: str | os.PathLike, out: str | os.PathLike, *, k: int = 10, par
     folder.mkdir(parents=True, exist_ok=True)
     with sealed.lock(folder):
       _claim(folder, about)
+      made, begun = 0, time.perf_counter()
       for number, start in enumerate(range(0, len(users), part)):
         path = folder / f"part-{number:05d}.parquet"
         done = path.exists()
         if not done:
           _write_part(path, recommender, users[start : start + part], k)
+          made += len(users[start : start + part])
         yield f"{path}: {'was there' if done else f'{min(part, len(users) - start):,} users'}"
+      seconds = time.perf_counter() - begun
+      yield (f"{made:,} users in {seconds:.1f} s, {made / seconds:,.0f} a second; peak memory "
+             f"{1024 * peak_memory() / 1e9:.2f} GB")
 
 
 def _claim(folder, about):

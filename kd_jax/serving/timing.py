@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,9 +18,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kd_jax.base import InputError
+from kd_jax.evaluation import call_times
 from kd_jax.storage import sealed
 
-_WARM = 3  # calls before the measured ones: they compile, and warm caches
+_CALLS = 10  # at least, for each batch size
 
 
 class Settings(NamedTuple):
@@ -37,20 +40,17 @@ class Settings(NamedTuple):
   cache_dir: str | None
 
 
-def measure(recommend: Callable[[np.ndarray], Any], num_users: int, batch: int, seconds: float) -> dict[str, float]:
-  """{"p50", "p95", "p99": milliseconds, "per_second": users} of `recommend(users [batch])`, with other users each time.
+def apart(settings: Settings) -> dict[str, Any]:
+  """{"cold_start": seconds, "memory": MB, "batches": {size: `call_times.measure`}} of a process that is started now.
+
+  Raises InputError with the last line of its errors.
   """
-  rng, times, end = np.random.default_rng(batch), list[float](), 0.0
-  while len(times) < _WARM + 10 or time.perf_counter() < end:
-    users = rng.integers(num_users, size=batch).astype(np.int32)
-    start = time.perf_counter()
-    recommend(users)
-    times.append(time.perf_counter() - start)
-    if len(times) == _WARM:
-      end = time.perf_counter() + seconds
-  kept = 1e3 * np.array(times[_WARM:])
-  found = dict(zip(("p50", "p95", "p99"), np.percentile(kept, (50, 95, 99)).tolist(), strict=True))
-  return found | {"per_second": batch * len(kept) / (kept.sum() / 1e3), "calls": len(kept)}
+  content = sealed.to_json(settings._replace(started=time.time())._asdict(), indent=None).decode()
+  done = subprocess.run([sys.executable, "-m", "kd_jax.serving.timing", content], capture_output=True, text=True)
+  if done.returncode:
+    said = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+    raise InputError(f"{settings.export}: as {settings.form}: {said[-1]}")
+  return json.loads(done.stdout.splitlines()[-1])
 
 
 def _of_export(settings) -> tuple[Callable[[np.ndarray], Any], int]:
@@ -93,7 +93,7 @@ def main(text: str) -> None:
   recommend, num_users = _of_run(settings) if settings.form == "jit" else _of_export(settings)
   recommend(np.zeros(1, np.int32))
   cold = time.time() - settings.started
-  batches = {str(b): measure(recommend, num_users, b, settings.seconds) for b in settings.batches}
+  batches = {str(b): call_times.measure(recommend, num_users, b, _CALLS, settings.seconds) for b in settings.batches}
   found = {"cold_start": cold, "batches": batches, "memory": peak_memory() / 1024}
   print(sealed.to_json(found, indent=None).decode(), end="")
 

@@ -8,13 +8,13 @@ The status is 0 if the export is loaded and answers as the training code does, a
 import sys
 
 from kd_jax.base import InputError
-from kd_jax.serving import loading
+from kd_jax.serving import loading, new_items
 
 
 def main(directory: str, format: str, index: str) -> int:
   """Returns the exit status."""
   try:
-    loading.load(directory, format, trial=False, index=index == "1")
+    new_items.run_once(loading.load(directory, format, trial=False, index=index == "1"))
   except InputError as error:
     print(error, file=sys.stderr)
     return 2

@@ -12,8 +12,8 @@ import pytest
 
 from kd_jax import cli, data, serving
 from kd_jax.base import InputError
-from kd_jax.runs import loop
-from kd_jax.serving import export, int8
+from kd_jax.runs import compress, loop
+from kd_jax.serving import export
 from kd_jax.serving.requests import Request
 from kd_jax.storage import sealed
 from kd_jax.teachers import loading
@@ -210,15 +210,15 @@ def test_int8_keeps_the_lists(exported, dataset):
   assert ratio < 0.25 + 4 / (4 * 8) + 0.02 and sealed.read(small, "export")["measured"]["overlap@10"] >= 0.95
 
 
-def test_integers_and_scales_are_those_of_the_formula():
-  table = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-  table[2] = 0
-  integers, scale = int8.quantise(table)
-  for row in range(5):
-    largest = max(abs(float(x)) for x in table[row])
-    assert scale[row] == pytest.approx(largest / 127 if largest else 1)
-    assert integers[row].tolist() == [round(float(x) / float(scale[row])) for x in table[row]]
-  assert np.abs(int8.restore(integers, scale) - table).max() <= scale.max() / 2 + 1e-6
+def test_int8_is_that_of_a_compressed_run(run, exported, tmp_path):
+  """Exporting in int8 gives the tables that the run has after scripts/compress.py, number for number."""
+  compress.compress_run(run("mf"), "int8()", tmp_path / "run")
+  list(export.export_run(tmp_path / "run", tmp_path / "e", formats="npz"))
+  small = serving.load(exported("mf", history="train", formats=ALL, compress="int8()"), "npz").contents.weights
+  for name, table in serving.load(tmp_path / "e").contents.weights.items():
+    integers, scale = small[name], small[f"{name}_scale"]
+    assert integers.dtype == np.int8 and scale.dtype == table.dtype == np.float32
+    np.testing.assert_array_equal(integers * scale[:, None], table)
 
 
 @pytest.mark.parametrize("options, said", [
@@ -257,3 +257,22 @@ def test_an_export_that_is_there_is_replaced_or_kept(run, tmp_path, monkeypatch)
     list(export.export_run(run("pop"), tmp_path / "out"))
   assert (tmp_path / "out" / "manifest.sha256").read_bytes() == before
   assert [path.name for path in pathlib.Path(tmp_path).iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_the_size_of_an_export_follows_interactions_and_not_the_longest_history(flags, tmp_path):
+  """100,000 users with two items, and one with 4,000: a table of users and their items would have 1.6 GB."""
+  pairs = [f"u{user},i{(user + more) % 5000}" for user in range(1, 100_000) for more in (0, 1)]
+  pairs += [f"u0,i{item}" for item in range(4000)]
+  (tmp_path / "log.csv").write_text("\n".join(["user,item", *pairs]) + "\n")
+  loop.train(flags(f"--data=interactions(path='{tmp_path / 'log.csv'}')", "--model=mf(dim=2)", "--epochs=1",
+                   "--batch_size=65536", "--monitor=epoch", f"--workdir={tmp_path / 'run'}"))
+  list(export.export_run(tmp_path / "run", tmp_path / "e", formats="npz"))
+  files = {path.name: path.stat().st_size for path in (tmp_path / "e").rglob("*") if path.is_file()}
+  recommender = serving.load(tmp_path / "e", "npz")
+  known = len(recommender.contents.history_items)
+  assert files["history_items.npy"] == pytest.approx(4 * known, abs=200)
+  assert files["history_starts.npy"] == pytest.approx(8 * 100_001, abs=200)
+  assert sum(files.values()) < 5e6
+  longest = np.diff(recommender.contents.history_starts).max()
+  assert 3000 < longest <= 4000 and len(recommender.recommend("u0", k=5000).items) == 5000 - longest

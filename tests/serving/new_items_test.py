@@ -44,14 +44,48 @@ def test_its_vector_is_that_of_an_untrained_item(format, trained):
   assert more.similar("new 1", k=3).items and "new 1" not in recommender.contents.item_ids
 
 
+WRONG = (({}, "expected are text"), ({"text": [[1] * 6] * 2}, r"text: numbers of shape \(1, 6\)"),
+         ({"text": [[1, float("nan"), 1, 1, 1, 1]]}, "text: numbers"), ({"text": [[1e200] * 6]}, "below 1e\\+15"),
+         ({"text": [[1] * 6, [1]]}, "text: numbers"), ({"text": [[1] * 6], "image": [[1]]}, "expected are text"))
+
+
 def test_wrong_features_are_named(trained, tmp_path):
   _, _, texts, directory = trained
   recommender = serving.load(directory, "npz")
-  for ids, features, said in (
-      (["new"], {}, "expected are text"), (["new"], {"text": texts[:2]}, r"text: finite numbers of shape \(1, 6\)"),
-      (["new"], {"text": np.full((1, 6), np.nan)}, "finite"), ("new", {"text": texts[:3]}, "`ids`"),
-      (["a", "a"], {"text": texts[:2]}, "`ids`"), (recommender.contents.item_ids[:1], {"text": texts[:1]}, "`ids`")):
+  for features, said in WRONG:
     with pytest.raises(InputError, match=said):
-      new_items.add(recommender, ids, features)
+      new_items.add(recommender, ["new"], features)
+  for ids in ("new", [], ["a", "a", "b"], [1, 2, 3], [*recommender.contents.item_ids[:1], "a", "b"]):
+    with pytest.raises(InputError, match="`new_items`: a list of distinct ids"):
+      new_items.add(recommender, ids, {"text": texts[:3]})
   with pytest.raises(InputError, match="cannot make vectors of new items"):
     new_items.add(serving.load(small_export.write_export(tmp_path / "e"), "npz"), ["new"], {})
+
+
+def test_the_service_recommends_it_with_its_features(trained, tmp_path):
+  """The list over HTTP is that of the library; what is wrong gets a reason; other requests do not know the items."""
+  service_test = pytest.importorskip("service_test")
+  _, _, texts, directory = trained
+  service = service_test.Service(tmp_path, f"--export={directory}", "--format=npz")
+  try:
+    assert service.wait()["models"]["a"]["new_items"] == {"vectors": {"text": 6}, "categories": {}}
+    recommender = serving.load(directory, "npz", trial=False)
+    user, clicked = recommender.contents.user_ids[3], recommender.contents.item_ids[7]
+    new = {"ids": ["new 0", 17], "vectors": {"text": texts[[3, 17]].tolist()}}
+    more = new_items.add(recommender, ["new 0", "17"], new["vectors"])
+    for asked in ({"user": user, "k": 400}, {"user": user, "candidates": ["17", "new 0", clicked]},
+                  {"history": ["new 0", clicked], "k": 5}, {"user": user, "exclude": [17], "k": 400}):
+      status, reply = service.ask("/recommend", asked | {"new_items": new})
+      assert status == 200 and service_test.seen(reply) == service_test.expected(more.recommend(**asked))
+    status, reply = service.ask("/recommend", {"user": user, "new_items": new, "candidates": ["17", "new 0"]})
+    assert {item["id"] for item in reply["items"]} == {"17", "new 0"} and reply["source"] == "user"
+    assert service.ask("/recommend", {"user": user, "candidates": ["new 0"]})[0] == 422
+    wrong = [{"ids": ["new"], "vectors": features} for features, _ in WRONG] + [
+        new | {"ids": []}, new | {"ids": [clicked, "x"]}, new | {"ids": ["x", "x"]}, new | {"ids": ["x"] * 101},
+        new | {"ids": [["x"]]}, new | {"vectors": {"text": "x"}}, new | {"vectors": {"text": [["1"] * 6] * 2}},
+        new | {"vectors": {"text": [[10**400] * 6] * 2}}, new | {"categories": {"genre": [0, 1]}}, {}, [], "x"]
+    for each in wrong:
+      status, reply = service.ask("/recommend", {"user": user, "new_items": each})
+      assert status == 422 and 3 < len(reply["detail"]) < 600, each
+  finally:
+    service.stop()

@@ -91,7 +91,7 @@ def calibrated(scores: np.ndarray) -> np.ndarray:
 
 
 def missing(listed: np.ndarray) -> np.ndarray:
-  """How surprising it is that a list lacks an item, [V, I]: the share of lists that have it; -1 if this one has it, too.
+  """How surprising it is that a list lacks an item, [V, I]: the share of lists that have it; -1 if this one has it.
 
   `listed` [V, I] is True for the items of each list.
   """
@@ -115,7 +115,7 @@ def _listed_scores(scores, listed) -> np.ndarray:
 def judge(signal: np.ndarray, pairs: Pairs) -> dict[str, Any]:
   """AUC and true-positive rate of an attack's `signal` [n], with intervals."""
   if pairs.members.all() or not pairs.members.any():
-    return {name: np.nan for name in ("auc", "tpr")} | {f"{name}_interval": [np.nan] * 2 for name in ("auc", "tpr")}
+    return {"auc": np.nan, "auc_interval": [np.nan] * 2, "tpr": np.nan, "tpr_interval": [np.nan] * 2}
   steps, rng = _steps(signal), np.random.default_rng(0)
   users = int(pairs.users.max()) + 1
   drawn = [rng.multinomial(users, np.full(users, 1 / users))[pairs.users] for _ in range(_RESAMPLES)]

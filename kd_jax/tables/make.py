@@ -169,9 +169,9 @@ def _evaluate(table, directory, of_run, teacher) -> dict[str, Any]:
     if columns.keys() <= stored.report["metrics"].keys() and _has(stored.report, table, teacher):
       sealed_report.copy(directory, "test", stored.report)  # in case that a kill left an older one
       return stored.report
-  return run_report.evaluate_run(str(directory), teacher=teacher, cost=table.get("cost", False),
-                                 attack=table.get("attack", False), data_dir=of_run.data_dir, cache_dir=of_run.cache_dir,
-                                 allow_code=of_run.allow_code, options=options)
+  measured = {name: table.get(name, False) for name in ("cost", "attack")}
+  return run_report.evaluate_run(str(directory), teacher=teacher, **measured, data_dir=of_run.data_dir,
+                                 cache_dir=of_run.cache_dir, allow_code=of_run.allow_code, options=options)
 
 
 def _has(report, table, teacher) -> bool:

@@ -29,8 +29,8 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   notes = [f"- no transfer ratio in {names[0]}: {reason}" for reason in reasons if reason]
   notes += [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
-              _curves(result), _groups(result), _agreement(result), _membership(result), _cost(result), _comparisons(result),
-              [_made_by(result["made_by"])]]
+              _curves(result), _groups(result), _agreement(result), _membership(result), _cost(result),
+              _comparisons(result), [_made_by(result["made_by"])]]
   return "\n".join(line for section in sections if section for line in [*section, ""])
 
 
@@ -110,8 +110,8 @@ def _agreement(result) -> list[str]:
 MEMBERSHIP_NOTE = (
     "Members are training interactions, non-members held-out ones of the same users; .5 is an attack that learns "
     "nothing. tpr is the share of members found with 1 % of false positives. scores: the attacker has all scores of "
-    "the model; labels: a file of the best 500 items and scores of every user; masked_labels: the same without training "
-    "items; answers: the best 10 without training items.")
+    "the model; labels: a file of the best 500 items and scores of every user; masked_labels: the same without "
+    "training items; answers: the best 10 without training items.")
 
 
 def _membership(result) -> list[str]:

@@ -45,13 +45,15 @@ def measure(module: nn.Module, variables: dict, dataset: Dataset, split: str) ->
   et al.: On the importance of difficulty calibration in membership inference attacks, ICLR 2022)? For lists without
   training items, it is the share of users whose lists have an item that this user's list lacks. `tpr` is the share of
   members found with 1 % of false positives (Carlini et al.: Membership inference attacks from first principles, IEEE
-  S&P 2022). Intervals of 95 % are bootstrapped over users. NaN if there are no pairs. Raises InputError for labelled or
-  streamed data.
+  S&P 2022). Intervals of 95 % are bootstrapped over users. Raises InputError for labelled or streamed data, and if no
+  user has interactions in both splits.
   """
   if dataset.contexts is not None or dataset.stream is not None:
-    raise InputError("`membership`: only for interactions in memory")
+    raise InputError("`attack`: only for interactions in memory")
   held = getattr(dataset, split)
   users = np.intersect1d(dataset.train.users, held.users)[: max(2, _NUMBERS // dataset.num_items)]
+  if not len(users):
+    raise InputError(f"`attack`: no user has interactions in training and in `split={split}`")
   scores = _scores(module, variables, users)
   pairs = _pairs(dataset, held, users)
   seen = np.zeros(scores.shape, bool)
@@ -114,14 +116,12 @@ def _listed_scores(scores, listed) -> np.ndarray:
 
 def judge(signal: np.ndarray, pairs: Pairs) -> dict[str, Any]:
   """AUC and true-positive rate of an attack's `signal` [n], with intervals."""
-  if pairs.members.all() or not pairs.members.any():
-    return {"auc": np.nan, "auc_interval": [np.nan] * 2, "tpr": np.nan, "tpr_interval": [np.nan] * 2}
   steps, rng = _steps(signal), np.random.default_rng(0)
   users = int(pairs.users.max()) + 1
   drawn = [rng.multinomial(users, np.full(users, 1 / users))[pairs.users] for _ in range(_RESAMPLES)]
   auc, tpr = _rates(steps, pairs.members, np.ones(len(signal)))
   several = np.array([_rates(steps, pairs.members, weights) for weights in drawn])
-  low, high = np.nanpercentile(several, (2.5, 97.5), axis=0)
+  low, high = np.percentile(several, (2.5, 97.5), axis=0)
   return {"auc": auc, "auc_interval": [low[0], high[0]], "tpr": tpr, "tpr_interval": [low[1], high[1]]}
 
 
@@ -133,8 +133,6 @@ def _steps(signal) -> np.ndarray:
 def _rates(steps, members, weights) -> tuple[float, float]:
   """(AUC, the true-positive rate at the highest threshold with at most 1 % of false positives)."""
   true, false = (np.bincount(steps, weights * chosen) for chosen in (members, ~members))
-  if not true.sum() or not false.sum():
-    return np.nan, np.nan
   true, false = (np.concatenate([[0], np.cumsum(x) / x.sum()]) for x in (true, false))
   reached = np.searchsorted(false, _RATE * (1 + 1e-9), side="right") - 1
   return float(np.trapezoid(true, false)), float(true[reached])

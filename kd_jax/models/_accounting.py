@@ -9,14 +9,6 @@ from typing import Any
 from kd_jax.base import InputError
 
 
-def check(epsilon: float, delta: float) -> None:
-  """Raises InputError unless epsilon > 0 and 0 < delta < 1."""
-  if not 0 < epsilon < math.inf:
-    raise InputError(f"`epsilon={epsilon}`: must be positive and finite")
-  if not 0 < delta < 1:
-    raise InputError(f"`delta={delta}`: must be between 0 and 1, and much smaller than 1 / interactions")
-
-
 def noise_multiplier(epsilon: float, delta: float, releases: int = 1) -> float:
   """The standard deviation z of the noise of each of several releases, in units of their L2 sensitivities.
 

@@ -113,9 +113,6 @@ def private_svd(num_users: int, num_items: int, dim: int = 16, epsilon: float = 
 
   Departs from the papers: weights and neighbours are of interactions, not of users; no means are subtracted; vectors of
   users are released, too, and are shrunk to their expectation. Every fit draws other noise, and spends epsilon anew.
-  Needs the extra `privacy`. Raises InputError unless epsilon > 0 and 0 < delta < 1.
+  Fitting needs the extra `privacy`.
   """
-  if dim < 1 or cap < 1:
-    raise InputError(f"`model=private_svd`: dim={dim} and cap={cap} must be positive")
-  _accounting.check(epsilon, delta)
   return PrivateSVD(num_users, num_items, min(dim, num_items), epsilon, delta, cap)

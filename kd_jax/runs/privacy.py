@@ -8,8 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from kd_jax import registry
 from kd_jax.base import KD, STUDENT, Array, Ranked, View
 from kd_jax.evaluation import metric_names
+from kd_jax.runs.options import text_of
 from kd_jax.runs.setup import Setup
 
 
@@ -37,12 +39,15 @@ def reads_the_data(ready: Setup) -> Iterator[str]:
   options, module = ready.options, dict(ready.run.networks)[STUDENT]
   if len(ready.teachers) != 1 or options.peer:
     yield "it has several teachers, whose epsilons add up, or a peer"
-  if hasattr(module, "constants") or hasattr(module, "fit") or getattr(module, "reads_sequences", False):
-    yield f"`model={options.model}` reads interactions"
-  if options.init_from or ready.features:
-    yield "`init_from` or features are read"
+  if any(hasattr(module, name) for name in ("constants", "fit")) or getattr(module, "reads_sequences", False) or not (
+      isinstance(options.model, str)) or registry.accepts("models", options.model, "user_features"):
+    yield f"`model={text_of(options.model)}` reads interactions or features, or may do so"
+  if options.init_from:
+    yield "`init_from` is read"
   if options.loss_weight or options.embedding_l2:
     yield "the base loss reads interactions; `loss_weight=0` leaves it out"
+  if options.reduction != "sum":
+    yield f"`reduction={options.reduction}` divides by the number of interactions"
   if options.kd_per != "user" or ready.dataset.stream is not None or options.train_share < 1 or (
       options.batch_size < len(ready.dataset.train.users)):
     yield (f"batches follow the interactions; `kd_per=user` and `batch_size` of at least "

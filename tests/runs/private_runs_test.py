@@ -41,6 +41,7 @@ def test_a_run_says_what_it_spent(teacher):
     ({"loss_weight": 1.0}, "`loss_weight=0` leaves it out"), ({"kd_per": "interaction"}, "batches follow"),
     ({"batch_size": 64}, "put all users in one"), ({"monitor": "ndcg@10"}, "validation chooses the epoch"),
     ({"patience": 3}, "validation chooses the epoch"), ({"model": "lightgcn(dim=4)"}, "reads interactions"),
+    ({"model": "two_tower(dim=4)"}, "or features"), ({"reduction": "mean"}, "divides by the number of interactions"),
     ({"kd": "rrd(k=5, uninteresting=5, depth=30)"}, "a method of `kd` reads"),
     ({"kd": "mse(k=5, exclude_seen=True)"}, "a method of `kd` reads"),
     ({"kd": "unkd(depth=50)"}, "a method of `kd` reads"), ({"kd": "mse(k=5)", "teacher": "two"}, "several teachers"),

@@ -19,6 +19,7 @@ FLAGS = cli.define(
     teacher=flag("string", None, "Run of its teacher: adds compression ratio and overlap."),
     student=flag("string", None, "Run of the plain student: adds the transfer ratio; needs --teacher."),
     cost=flag("boolean", False, "Also measure bytes on disk and in memory, operations and latency of a request."),
+    attack=flag("boolean", False, "Also infer who had which item in training, from scores, soft labels and answers."),
     compare=flag("string", "", "Other runs on the same data, A,B: adds paired significance tests over users."))
 
 
@@ -29,7 +30,7 @@ def main(values):
 
   found = run_report.evaluate_run(
       values.run, split=values.split, teacher=values.teacher, student=values.student,
-      others=[run.strip() for run in values.compare.split(",") if run.strip()], cost=values.cost,
+      others=[run.strip() for run in values.compare.split(",") if run.strip()], cost=values.cost, attack=values.attack,
       data_dir=values.data_dir, cache_dir=values.cache_dir, allow_code=values.allow_code,
       options=cli.options_of(cli.EvaluationOptions, values))
   print(sealed.to_json(_rounded({k: v for k, v in found.items() if k != "differences"})).decode(), end="")

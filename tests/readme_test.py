@@ -16,7 +16,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 # Read one after the other, from the top.
-_DOCS = ("command_line", "compression", "labelled", "devices", "content", "tables", "extend")
+_DOCS = ("command_line", "compression", "privacy", "labelled", "devices", "content", "tables", "extend")
 PAGES = {name: (ROOT / name).read_text() for name in ("README.md", *(f"docs/{page}.md" for page in _DOCS))}
 README = PAGES["README.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

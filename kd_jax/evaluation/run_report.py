@@ -13,7 +13,7 @@ import numpy as np
 from kd_jax import data, registry
 from kd_jax.base import Dataset, InputError
 from kd_jax.data import feature_files
-from kd_jax.evaluation import agreement, metric_names, protocols, sealed_report, streaming
+from kd_jax.evaluation import agreement, membership, metric_names, protocols, sealed_report, streaming
 from kd_jax.evaluation import cost as costs
 from kd_jax.evaluation.metric_names import LAST
 from kd_jax.evaluation.options import EvaluationOptions
@@ -41,14 +41,15 @@ class Report:
 
 
 def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None, compare: Sequence[Run] = (),
-             split: str = "test", cost: bool = False, data_dir: str | None = None, cache_dir: str | None = None,
-             allow_code: str | os.PathLike | None = None, **options: Any) -> Report:
+             split: str = "test", cost: bool = False, attack: bool = False, data_dir: str | None = None,
+             cache_dir: str | None = None, allow_code: str | os.PathLike | None = None, **options: Any) -> Report:
   """Evaluates the best epoch of a run, chosen on validation, on the test (or validation) split.
 
   Runs are directories or results of `fit`; all must use the same data. `teacher` adds the compression ratio and the
   agreement of the lists, see `agreement.measure`. `student`, the plain student, adds the transfer ratio of every
   metric; it needs `teacher`. `compare` adds paired tests of the differences from these runs. `cost` adds bytes, latency
-  and operations of a request, see `cost.measure`. `allow_code` is the directory of a module of yours that makes the
+  and operations of a request, see `cost.measure`. `attack` adds membership inference, see `membership.measure`.
+  `allow_code` is the directory of a module of yours that makes the
   model or the data of a run: its code is executed. `options` are fields of `EvaluationOptions`.
 
   Writes no file; scripts/evaluate.py writes RUN/test.json. Raises InputError if a run is not finished or damaged, its
@@ -60,11 +61,12 @@ def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None
     if name not in known:
       raise InputError(f"evaluate has no argument {name!r}; its options are {', '.join(known)}")
   others = [compare] if isinstance(compare, str | os.PathLike | Fitted) else compare
-  return _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, EvaluationOptions(**options))
+  return _evaluate(run, teacher, student, others, split, (cost, attack), data_dir, cache_dir,
+                   EvaluationOptions(**options))
 
 
 def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | None = None, student: str | None = None,
-                 others: Sequence[str] = (), cost: bool = False, data_dir: str | None = None,
+                 others: Sequence[str] = (), cost: bool = False, attack: bool = False, data_dir: str | None = None,
                  cache_dir: str | None = None, allow_code: str | None = None,
                  options: EvaluationOptions | None = None) -> dict[str, Any]:
   """`evaluate` for a run directory: stores the report, see `sealed_report.write`, and returns it.
@@ -73,7 +75,8 @@ def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | 
   """
   registry.allow_code(allow_code)
   sealed_report.read(run, split)  # if an earlier evaluation is damaged, this says so before the work
-  found = _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, options or EvaluationOptions())
+  found = _evaluate(run, teacher, student, others, split, (cost, attack), data_dir, cache_dir,
+                    options or EvaluationOptions())
   if run_directory.read_finished(run).seal != found.details["seal"]:
     raise InputError(f"{run}: was changed during its evaluation; evaluate it again")
   of_users = {name: value for name, value in found.values.items() if value.ndim}
@@ -89,7 +92,8 @@ class _Opened(NamedTuple):
   seal: str | None  # None: a model in memory
 
 
-def _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, options) -> Report:
+def _evaluate(run, teacher, student, others, split, further, data_dir, cache_dir, options) -> Report:
+  """`further` says whether cost and membership inference are measured, too."""
   _check(teacher, student, split, options)
   named = {_named(other, f"compare[{number}]"): other for number, other in enumerate(others)}
   opened = {_key(each): _open(each) for each in (run, teacher, student, *others) if each is not None}
@@ -118,8 +122,11 @@ def _evaluate(run, teacher, student, others, split, cost, data_dir, cache_dir, o
   details = _protocol(run, own, dataset, split, options, users) | {"left_out": short, "metrics": means}
   ends = {name: _named(each, f"`{name}`") for name, each in (("teacher", teacher), ("student", student))
           if each is not None}
+  cost, attack = further
   if cost:
     details["cost"] = costs.measure(own.info, *loading.network(run, dataset), dataset)
+  if attack:
+    details["membership"] = membership.measure(*loading.network(run, dataset), dataset, split)
   if teacher is not None:
     details |= _against_teacher(run, teacher, dataset, split, own.info, opened[_key(teacher)].info)
   if teacher is not None and student is not None:

@@ -42,6 +42,8 @@ BOUNDS = {
     # compression
     "rank": _COUNT, "remainders": _COUNT, "share": _SHARE, "parts": "[1, 256]", "codes": "[2, 256]",
     "scale": "[0, 1000]",
+    # differential privacy
+    "epsilon": _POSITIVE, "delta": "(0, 1)", "cap": _COUNT,
     # data
     **dict.fromkeys(("seed", "split_seed", "negatives_seed"), _SEED),
     **dict.fromkeys(("min_user", "min_item", "min_uses", "tags", "words", "interactions_per_user"), _COUNT),

@@ -111,7 +111,8 @@ def _validate(fitted: Fitted, params, monitor: str) -> dict[str, float]:
 def _write(workdir, flags: dict[str, str], source: run_directory.Finished, packed: _chain.Compressed, params,
            validation, seconds) -> dict[str, Any]:
   about = {"chain": flags["compress"], "seal": source.seal, "seconds": seconds}
-  info = source.info | run_directory.versions() | {
+  # A compressor may count interactions, so that nothing can be said of the privacy of what it makes.
+  info = {name: x for name, x in source.info.items() if name != "privacy"} | run_directory.versions() | {
       "bytes": packed.num_bytes, "bytes_uncompressed": source.info["bytes"], "compression": about,
       "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}"}
   run_directory.start(workdir, flags, info)  # first: after a kill, the same command goes on in this directory

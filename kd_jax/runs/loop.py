@@ -24,7 +24,7 @@ from kd_jax.data import store
 from kd_jax.devices import compiled, parallel, processes, signals, table_sharding
 from kd_jax.evaluation import model_selection, protocols, streaming
 from kd_jax.evaluation.model_selection import Position
-from kd_jax.runs import agreement, epoch, setup
+from kd_jax.runs import agreement, epoch, privacy, setup
 from kd_jax.runs.options import FIELDS, FitOptions, fit_options, text_of, texts
 from kd_jax.storage import checkpoint, run_directory, sealed
 from kd_jax.teachers import loading, warm_start
@@ -176,7 +176,8 @@ def _start(ready, info, locks) -> dict[str, Any]:
 def _info(ready) -> dict[str, Any]:
   options, dataset = ready.options, ready.dataset
   sizes = [math.prod(x.shape) for x in jax.tree.leaves(ready.shapes.params["networks"][STUDENT])]
-  return {
+  private = privacy.statement(ready)
+  return ({} if private is None else {"privacy": private}) | {
       "model": text_of(options.model), "peer": options.peer and text_of(options.peer), "data": dataset.name,
       "data_memory": options.data_memory, "synthetic": dataset.synthetic,
       "hashes": dataset.hashes, "num_users": dataset.num_users, "num_items": dataset.num_items,

@@ -132,6 +132,9 @@ def _limits(metadata) -> Iterator[str]:
   yield "- Popular items are recommended more often than they are liked; popularity is all that unknown users get."
   yield "- Measured on logged interactions: what users did not see is counted as not liked."
   yield "- The ids of all users and what is known of them are in this directory: treat it as personal data."
+  if private := metadata.get("privacy"):
+    yield (f"- Vectors of users and items are ({private['epsilon']:g}, {private['delta']:g})-differentially private: "
+           f"{private['neighbours']}. Histories, counts of items and stored answers in this directory are not.")
   if "stablehlo" in metadata["formats"]:
     yield (f"- The StableHLO program was written by jax {metadata['jax']}; later versions of jax promise to read it "
            "for six months. The weights outlive it.")

@@ -142,7 +142,8 @@ def _metadata(finished, made, formats) -> dict[str, Any]:
           "hashes": dataset.hashes, "checkpoint": finished.pin.sha256, "epoch": finished.result["best_epoch"],
           "users": dataset.num_users, "items": dataset.num_items,
           "interactions": len(index.seen_in(dataset).users), "written": datetime.date.today().isoformat(),
-          "kd_jax": run_directory.version("kd_jax"), "jax": jax.__version__, "measured": made.measured}
+          "kd_jax": run_directory.version("kd_jax"), "jax": jax.__version__, "measured": made.measured,
+          **runs.private(info)}
 
 
 def _write(folder: pathlib.Path, made: _Made, formats, approximately, titles) -> dict[str, Any]:

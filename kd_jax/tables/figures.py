@@ -76,6 +76,9 @@ def panels(result: dict[str, Any], curves: Curves) -> list[Panel]:
     found.append(Panel(f"{metric} against latency", 4.2, lambda axes: _against(
         axes, result, metric, "median latency of one user, ms", _latency), [
             ["row", "median ms", metric], *([row["row"], _latency(row), mean[row["row"]]] for row in rows)]))
+  if all(row.get("membership") for row in rows):
+    found.append(Panel(f"{metric} against membership inference", 4.2, lambda axes: _attacked(axes, result, metric), [
+        ["row", "AUC of scores", metric], *([row["row"], _auc(row), mean[row["row"]]] for row in rows)]))
   if lines := _by_teacher(result, metric):
     found.append(Panel(f"{metric} of students against their teachers'", 4.2, lambda axes: _stability(
         axes, result, metric, lines), [["method", "teacher", "student"], *(
@@ -169,12 +172,12 @@ def _latency(row) -> float:
   return row["cost"]["latency_1_p50"]["mean"]
 
 
-def _against(axes, result, metric, label, cost_of):
-  """The metric against a cost, on a logarithmic axis, with a line through the rows that no other row dominates."""
+def _against(axes, result, metric, label, cost_of, scale="log", less="is smaller"):
+  """The metric against a cost, with a line through the rows that no other row dominates."""
   rows = [row for row in result["rows"] if np.isfinite(row["metrics"][metric]["mean"])]
   cost, value = np.array([cost_of(row) for row in rows]), np.array([row["metrics"][metric]["mean"] for row in rows])
   best = frontier(cost, value if result.get("higher_is_better", True) else -value)
-  axes.plot(cost[best], value[best], color="#999999", linewidth=1, zorder=0, label="no row is smaller and better")
+  axes.plot(cost[best], value[best], color="#999999", linewidth=1, zorder=0, label=f"no row {less} and is better")
   for place, row in enumerate(rows):
     color, marker = _KINDS[_kind(row)]
     axes.errorbar(cost[place], value[place], yerr=_interval(row["metrics"][metric]), fmt=marker, color=color, capsize=2)
@@ -183,10 +186,20 @@ def _against(axes, result, metric, label, cost_of):
       axes.annotate(row["row"], (cost[place], value[place]), xytext=(4, 5 if above else -11),
                     textcoords="offset points", fontsize=8)
   _name_kinds(axes, rows)
-  axes.set(xscale="log", xlabel=label)
+  axes.set(xscale=scale, xlabel=label)
   _interval_named(axes.set_ylabel, result, metric)
   axes.margins(x=0.15)
   _legend(axes)
+
+
+def _auc(row) -> float:
+  return row["membership"]["scores auc"]["mean"]
+
+
+def _attacked(axes, result, metric):
+  """The metric against the AUC of the attack on scores; .5 is an attack that learns nothing."""
+  _against(axes, result, metric, "AUC of membership inference from scores", _auc, "linear", "leaks less")
+  axes.axvline(0.5, color="#555555", linestyle=":", linewidth=1, zorder=0)
 
 
 def frontier(cost: np.ndarray, value: np.ndarray) -> list[int]:

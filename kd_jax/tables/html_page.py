@@ -53,7 +53,8 @@ def write(title: str, about: str, result: dict[str, Any], curves: figures.Curves
     parts.append("<p><strong>SYNTHETIC DATA: says nothing about people.</strong></p>")
   parts += ['<div class="verdict">', *(f"<p>{_text(x)}</p>" for x in verdict.sentences(result)), "</div>",
             f"<p>{_text(' '.join(about.split()))}</p>", f"<p>{_text(_protocol(result))}</p>",
-            "<h2>Results</h2>", _results(result), *_costs(result), *_agreement(result), "<h2>Figures</h2>"]
+            "<h2>Results</h2>", _results(result), *_costs(result), *_agreement(result), *_membership(result),
+            "<h2>Figures</h2>"]
   for number, panel in enumerate(figures.panels(result, curves)):
     parts += _figure(number, panel)
   parts += _groups(result) + _of_users(lists) + _origins(origins)
@@ -133,6 +134,17 @@ def _agreement(result) -> list[str]:
   return ["<h2>Agreement with the teacher</h2>",
           _table("How far the lists agree", ["row", *names], [
               [row["row"], *(_mean(row["agreement"][name]) for name in names)] for row in rows])]
+
+
+def _membership(result) -> list[str]:
+  rows = [row for row in result["rows"] if row.get("membership")]
+  if not rows:
+    return []
+  names = list(rows[0]["membership"])
+  return ["<h2>Membership inference</h2>",
+          _table("Attacks: area under the curve, and true positives at 1 % of false ones", ["row", *names], [
+              [row["row"], *(_mean(row["membership"][name]) for name in names)] for row in rows]),
+          f"<p>{_text(page.MEMBERSHIP_NOTE)}</p>"]
 
 
 def _figure(number, panel: figures.Panel) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from kd_jax import __version__, cli, data, registry
 from kd_jax.base import InputError
-from kd_jax.evaluation import metric_names, run_report, sealed_report
+from kd_jax.evaluation import membership, metric_names, run_report, sealed_report
 from kd_jax.evaluation.sealed_report import Stored
 from kd_jax.metrics import significance
 from kd_jax.metrics.transfer import Measured, transfer_ratios
@@ -169,14 +169,15 @@ def _evaluate(table, directory, of_run, teacher) -> dict[str, Any]:
     if columns.keys() <= stored.report["metrics"].keys() and _has(stored.report, table, teacher):
       sealed_report.copy(directory, "test", stored.report)  # in case that a kill left an older one
       return stored.report
-  return run_report.evaluate_run(str(directory), teacher=teacher, cost=table.get("cost", False),
-                                 data_dir=of_run.data_dir, cache_dir=of_run.cache_dir, allow_code=of_run.allow_code,
-                                 options=options)
+  measured = {name: table.get(name, False) for name in ("cost", "attack")}
+  return run_report.evaluate_run(str(directory), teacher=teacher, **measured, data_dir=of_run.data_dir,
+                                 cache_dir=of_run.cache_dir, allow_code=of_run.allow_code, options=options)
 
 
 def _has(report, table, teacher) -> bool:
-  """Whether a report has the cost and the agreement with the teacher's run of now, if the table asks for them."""
-  if table.get("cost") and "cost" not in report:
+  """Whether a report has cost, membership and the agreement with the teacher's run of now, if the table asks for them.
+  """
+  if (table.get("cost") and "cost" not in report) or (table.get("attack") and "membership" not in report):
     return False
   return teacher is None or (report.get("teacher") == teacher and "agreement" in report and
                              report["others"].get(teacher) == run_directory.read_finished(teacher).seal)
@@ -211,6 +212,7 @@ def _result(table, reports, seeds) -> dict[str, Any]:
                  "parameters": made[0]["parameters"],
                  "bytes": made[0]["bytes"], "metrics": found, "note": row.get("note"),
                  "agreement": _agreement(table, made), "cost": _cost(table, row, reports),
+                 "membership": _membership(table, made),
                  "groups": {name: _summary([_number(r, name) for r in made]) for name in groups},
                  "epochs": [r["epochs"] for r in made],
                  "training_seconds": [round(r["training_seconds"], 2) for r in made]})
@@ -238,6 +240,14 @@ def _agreement(table, made) -> dict[str, Any]:
   return {name: _summary([report["agreement"][name] for report in made]) for name in named}
 
 
+def _membership(table, made) -> dict[str, Any]:
+  """Summaries of "scores auc", "scores tpr" ... of every attack; {} if the table does not ask for attacks."""
+  if not table.get("attack"):
+    return {}
+  return {f"{attack} {rate}": _summary([_finite(report["membership"][attack][rate]) for report in made])
+          for attack in membership.ATTACKS for rate in ("auc", "tpr")}
+
+
 def _cost(table, row, reports) -> dict[str, Any]:
   """Summaries of the cost of a row, and of its training; {} if the table does not ask for it."""
   if not table.get("cost"):
@@ -259,8 +269,12 @@ def _seconds_of_all(table, row, reports) -> list[float]:
 
 
 def _number(report, metric) -> float:
-  """The value of a metric; NaN for null, which stands for it in a stored report."""
-  return math.nan if report["metrics"][metric] is None else report["metrics"][metric]
+  return _finite(report["metrics"][metric])
+
+
+def _finite(value) -> float:
+  """A value of a stored report; NaN for null, which stands for it there."""
+  return math.nan if value is None else value
 
 
 def _summary(values) -> dict[str, Any]:

@@ -29,8 +29,8 @@ def markdown(table: dict[str, Any], result: dict[str, Any]) -> str:
   notes = [f"- no transfer ratio in {names[0]}: {reason}" for reason in reasons if reason]
   notes += [f"- {row['row']}: {row['note']}" for row in result["rows"] if row["note"]]
   sections = [[f"# {table['title']}"], [about], _lines(head, rows), [note], notes, _verdicts(table, result),
-              _curves(result), _groups(result), _agreement(result), _cost(result), _comparisons(result),
-              [_made_by(result["made_by"])]]
+              _curves(result), _groups(result), _agreement(result), _membership(result), _cost(result),
+              _comparisons(result), [_made_by(result["made_by"])]]
   return "\n".join(line for section in sections if section for line in [*section, ""])
 
 
@@ -105,6 +105,22 @@ def _agreement(result) -> list[str]:
   return ["## Agreement with the teacher", "", *_lines(["row", *names], lines), "",
           "Of a distilled row with its own teacher, of a compressed row with the row that it is made from, of others "
           "with the teacher's row. follows_wrong is the share of the teacher's wrong items that the row lists, too."]
+
+
+MEMBERSHIP_NOTE = (
+    "Members are training interactions, non-members held-out ones of the same users; .5 is an attack that learns "
+    "nothing. tpr is the share of members found with 1 % of false positives. scores: the attacker has all scores of "
+    "the model; labels: a file of the best 500 items and scores of every user; masked_labels: the same without "
+    "training items; answers: the best 10 without training items.")
+
+
+def _membership(result) -> list[str]:
+  rows = [row for row in result["rows"] if row.get("membership")]
+  if not rows:
+    return []
+  names = list(rows[0]["membership"])
+  lines = [[row["row"], *(_mean(row["membership"][name]) for name in names)] for row in rows]
+  return ["## Membership inference", "", *_lines(["row", *names], lines), "", MEMBERSHIP_NOTE]
 
 
 COST_NOTE = (

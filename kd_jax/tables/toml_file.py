@@ -14,6 +14,7 @@
   agreement                ["overlap@10", ...], how far the lists of a row agree with those of its teacher; of a
                            compressed row, with those of the row that it is made from; of others, with teacher_row
   cost                     true: bytes, operations and latency of a request
+  attack                   true: membership inference, on the test split
   [[row]]  row, flags      a run. `teacher = "row"` (or a list) distils from that row's run with the same seed;
                            "row@50" from its state after 50 epochs (--keep_every), or its end if it has fewer;
                            `init_from = "row"` starts from its parameters
@@ -42,7 +43,7 @@ from kd_jax.storage import run_directory
 
 _FOLDER = cli.folder("configs") / "tables"
 _KEYS = {"title", "about", "source", "flags", "metrics", "seeds", "evaluate", "teacher_row", "student_row", "compare",
-         "tolerance", "agreement", "cost", "row"}
+         "tolerance", "agreement", "cost", "attack", "row"}
 FROM_ROWS = ("teacher", "init_from")  # flags that name other rows
 NAMES_ROWS = (*FROM_ROWS, "of")  # all keys that do
 _ROW_KEYS = {"row", "flags", *NAMES_ROWS, "compress", "seed_offset", "published", "published_curve", "tolerance",
@@ -77,7 +78,7 @@ def _point(x):
 _KINDS = {  # {key: (description of valid values, function that checks a value)}
     **dict.fromkeys(("title", "about", "source", "teacher_row", "student_row", "note", "of", "compress"),
                     ("text", _text)),
-    "cost": ("true or false", lambda x: isinstance(x, bool)),
+    **dict.fromkeys(("cost", "attack"), ("true or false", lambda x: isinstance(x, bool))),
     "seed_offset": ("a whole number that is not negative", lambda x: type(x) is int and x >= 0),
     "agreement": (f"a list of {', '.join(agreement.NAMES)} at 5, 10, 20 or 50: [\"overlap@10\"]",
                   _list_of(lambda x: isinstance(x, str) and bool(_AGREEMENT.fullmatch(x)))),

@@ -44,7 +44,8 @@ def load(source: str | os.PathLike | Fitted | Teacher, dataset: Dataset, unknown
   if isinstance(source, Fitted):
     _check_data(source.workdir or "the fitted teacher", source.info, dataset)
     return Teacher(source.module, source.params, source.constants, None, None,
-                   {"model": source.info["model"], "epoch": source.result["best_epoch"], **_pin_of(source)})
+                   {"model": source.info["model"], "epoch": source.result["best_epoch"], **_pin_of(source),
+                    **private(source.info)})
   path = os.fspath(source)
   if path.startswith(run_directory.FILE):
     return _from_file(path.removeprefix(run_directory.FILE), dataset, unknown_ids)
@@ -55,11 +56,17 @@ def load(source: str | os.PathLike | Fitted | Teacher, dataset: Dataset, unknown
   if (directory / "manifest.json").is_file():
     labels = soft_labels.read(directory, dataset)
     sha256 = sealed.hash_file(directory / "manifest.json")
+    provenance = labels.metadata["provenance"]
     return Teacher(None, None, None, Ranked(labels.items, labels.scores), labels.metadata["exclude_seen"],
-                   {"soft_labels": sha256, "teacher": labels.metadata["provenance"]})
+                   {"soft_labels": sha256, "teacher": provenance, **private(provenance)})
   what = "is neither a run directory nor soft labels" if directory.exists() else "does not exist"
   raise InputError(f"`teacher={path}`: {what}; train one with scripts/train.py, write "
                    "labels with scripts/soft_labels.py, or name a file of your own, file:PATH")
+
+
+def private(info: dict[str, Any]) -> dict[str, Any]:
+  """{"privacy": the statement of run.json}, {} if the run is not private."""
+  return {"privacy": info["privacy"]} if "privacy" in info else {}
 
 
 def _is_run(directory) -> bool:
@@ -152,7 +159,7 @@ def _model(directory, dataset, module=None) -> _Model:
   best = checkpoint.restore_pinned(directory, run.pin)
   if not all(np.isfinite(x).all() for x in jax.tree.leaves(best)):
     raise InputError(f"{directory}: parameters of its best epoch are not finite")
-  pin = {"model": info["model"], "epoch": run.result["best_epoch"], "checkpoint": run.pin.sha256}
+  pin = {"model": info["model"], "epoch": run.result["best_epoch"], "checkpoint": run.pin.sha256, **private(info)}
   if module is not None:
     return _Model(module, best[STUDENT], constants(module, dataset), pin, run)
   if info["model"].startswith("<"):

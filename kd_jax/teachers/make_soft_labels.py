@@ -40,8 +40,11 @@ def write(teacher: str | os.PathLike | Fitted, out: str | os.PathLike, top_k: in
                       expected=info["hashes"])
   if top_k > dataset.num_items:
     raise InputError(f"`top_k={top_k}`: the data has {dataset.num_items} items")
+  if exclude_seen and "privacy" in info:
+    print("privacy: the teacher is private, but these lists are not: what they leave out are training items; "
+          "`exclude_seen=False` keeps them")
   provenance = {"hashes": dataset.hashes, "data": dataset.name, "model": info["model"],
-                "checkpoint": run.pin.sha256}
+                "checkpoint": run.pin.sha256, **({} if exclude_seen else loading.private(info))}
   soft_labels.write(out, _ranked(teacher, dataset, top_k, exclude_seen), num_users=dataset.num_users,
                     num_items=dataset.num_items, top_k=top_k, exclude_seen=exclude_seen, provenance=provenance)
   return soft_labels.truncation(soft_labels.read(out, dataset))

@@ -24,6 +24,7 @@ from kd_jax.devices import failures, signals
 from kd_jax.devices.options import ProcessOptions
 from kd_jax.evaluation.options import EvaluationOptions
 from kd_jax.runs.options import FitOptions, fit_options
+from kd_jax.tuning.options import SearchOptions
 
 Flag = tuple[str, Any, str, dict]  # type, default, help text, valid values
 
@@ -44,7 +45,7 @@ def _kind(field) -> str:
   return kinds.get(str(field.type).partition(" ")[0], "string")
 
 
-FIT, EVALUATION, PROCESSES = map(flags_of, (FitOptions, EvaluationOptions, ProcessOptions))
+FIT, EVALUATION, PROCESSES, SEARCH = map(flags_of, (FitOptions, EvaluationOptions, ProcessOptions, SearchOptions))
 DATA = {name: FIT[name] for name in ("data", "data_dir", "cache_dir")}
 PLACES = {name: FIT[name] for name in ("data_dir", "cache_dir", "allow_code")}  # of scripts that read runs
 _DEFINE = {"string": flags.DEFINE_string, "integer": flags.DEFINE_integer, "float": flags.DEFINE_float,

@@ -8,16 +8,15 @@ All flags of train.py are those of every trial. The best trial is a run like any
 
 from kd_jax import cli
 from kd_jax.cli import flag
-from kd_jax.tuning.options import SearchOptions
 
 FLAGS = cli.define(
-    cli.FIT, cli.flags_of(SearchOptions),
+    cli.FIT, cli.SEARCH,
     jobs=flag("integer", 1, "Number of trials at the same time, in processes with separate cores.", above=0))
 
 
 def main(values):
   cli.require(values, "workdir")
-  options, how = cli.options_of(cli.FitOptions, values), cli.options_of(SearchOptions, values)
+  options, how = cli.options_of(cli.FitOptions, values), cli.options_of(cli.SearchOptions, values)
   from kd_jax.runs import jobs
   from kd_jax.tuning import figure, study
 

@@ -123,7 +123,8 @@ def _figure(rows, path) -> None:
       middle, above = (np.array([rows[place]["batches"][batch][p] for place in own]) for p in ("p50", "p99"))
       axes.errorbar(middle, own, xerr=[0 * middle, above - middle], fmt="o", capsize=3)
     axes.set(xscale="log", xlabel="ms: p50, to p99", title=f"{batch} user{'s' * (batch != '1')} a call")
-    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(ticker.LogFormatter(minor_thresholds=(1, 0.5)))  # labels within a decade
     axes.grid(axis="x", alpha=0.4)
   panels[0][0].set_yticks(places, [f"{pathlib.Path(row['run']).name}, {row['form']}, {row['bytes'] / 1e6:.2f} MB"
                                    for row in rows])

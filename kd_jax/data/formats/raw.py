@@ -60,11 +60,12 @@ def pieces(path: pathlib.Path, argument: str = "data", size: int = PIECE) -> Ite
         chunk = rest + (chunk.replace(b"\r", b"\n") if old else chunk)
         cut = chunk.rfind(b"\n") + 1
         piece, rest = chunk[:cut], chunk[cut:]
+        count = count_ends(piece)
         _check_lengths(path, argument, number, piece)
-        _check_lengths(path, argument, number + piece.count(b"\n"), rest)
+        _check_lengths(path, argument, number + count, rest)
         if piece:
           yield number, piece.removeprefix(BOM) if number == 1 else piece
-          number += piece.count(b"\n")
+          number += count
   except _UNREADABLE as error:
     raise InputError(f"`{argument}`: {path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
   if rest:
@@ -79,6 +80,11 @@ def without_lines(pieces: Iterator[tuple[int, bytes]], count: int) -> Iterator[t
       piece, number, count = piece[end:] if end else b"", number + 1, count - 1
     if piece:
       yield number, piece
+
+
+def count_ends(piece: bytes) -> int:
+  """The number of LF: `piece.count(b"\n")`, in a third of the time."""
+  return int(np.count_nonzero(np.frombuffer(piece, np.uint8) == 10))
 
 
 def lines(piece: bytes) -> list[bytes]:
@@ -129,7 +135,8 @@ def _only_member(path, argument):
 
 
 def _check_lengths(path, argument, number, piece) -> None:
-  if len(piece) < LONGEST:
+  half = LONGEST // 2  # a line that is too long covers one of these ranges of bytes
+  if all(piece.find(b"\n", start, start + half) >= 0 for start in range(0, len(piece) - half + 1, half)):
     return
   ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == 10)
   lengths = np.diff(np.concatenate([[-1], ends, [len(piece)] if not piece.endswith(b"\n") else []]))

@@ -83,7 +83,6 @@ def collect(path: pathlib.Path, blocks: Iterable[Block], kinds: Sequence[Kind], 
     if kind.dtype is None:
       found[kind.name] = _joined(found.pop(kind.name))
   table = Table(found, told, absent)
-  pa.default_memory_pool().release_unused()
   if rows == count + absent:
     raise InputError(f"`data`: {path}: holds no interactions" + (f"; {told[0]}" if told else "")
                      + (f"; all {absent:,} rows miss a value" if absent else ""))
@@ -99,6 +98,7 @@ def _append(column: np.ndarray, values: np.ndarray) -> None:
 
 def joined(tables: Mapping[str, Table]) -> tuple[Table, np.ndarray]:
   """(one table of the files of a published split, by the argument that names each; parts [N] int8 of its rows)."""
+  pa.default_memory_pool().release_unused()  # the memory of the blocks, which were freed
   found = list(tables.values())
   first = next(iter(found[0].columns))
   counts = [len(x if isinstance(x, np.ndarray) else x[0]) for x in (table.columns[first] for table in found)]
@@ -248,5 +248,5 @@ def _taken(column, kept):
 def _joined(blocks):
   if not blocks:
     return np.zeros(0, np.int32), []
-  codes, texts = encoded(pa.chunked_array(blocks))
-  return codes, texts.to_pylist()
+  chunks = pa.chunked_array(blocks).unify_dictionaries().chunks
+  return np.concatenate([chunk.indices.to_numpy() for chunk in chunks]), chunks[0].dictionary.to_pylist()

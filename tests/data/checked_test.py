@@ -32,10 +32,12 @@ def test_equal_texts_have_one_code_in_the_order_of_their_first_rows(words, cuts)
 
 def test_blocks_with_and_without_padded_ids_are_joined():
   blocks = [["1", "2", "1"], ["01", "2", "a"], ["3", "1", "01"]]
-  found = checked.collect(pathlib.Path("x"), [Block(np.arange(3), [pa.array(x), pa.array(["0.5"] * 3)]) for x in blocks],
+  halves = pa.array(["0.5"] * 3)
+  found = checked.collect(pathlib.Path("x"), [Block(np.arange(3), [pa.array(x), halves]) for x in blocks],
                           [parsing.KINDS["users"], parsing.KINDS["ratings"]])
   codes, texts = found.columns["users"]
-  assert codes.dtype == np.int32 and [texts[code] for code in codes] == [*itertools.chain(*blocks)] and len(set(texts)) == 5
+  assert codes.dtype == np.int32 and [texts[code] for code in codes] == [*itertools.chain(*blocks)]
+  assert len(set(texts)) == len(texts) == 5
   assert found.columns["ratings"].tolist() == [0.5] * 9
 
 

@@ -106,7 +106,10 @@ def head(path: pathlib.Path) -> list[bytes]:
 
 
 def _opened(path, argument) -> Any:
-  """The decompressed file. Raises InputError for what is no file of text, and OSError."""
+  """The decompressed file; ARCHIVE.zip/MEMBER is a file in an archive. Raises InputError for what is no file of text,
+  and OSError."""
+  if archive := next((x for x in path.parents if x.suffix.lower() == ".zip" and x.is_file()), None):
+    return _member(archive, path.relative_to(archive).as_posix(), argument)
   mode = path.stat().st_mode
   if not stat.S_ISREG(mode):
     what = "a directory" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
@@ -120,6 +123,13 @@ def _opened(path, argument) -> Any:
   if suffix == ".zip":
     return _only_member(path, argument)
   return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
+
+
+def _member(path, name, argument):
+  archive = zipfile.ZipFile(path)
+  if name not in archive.namelist():
+    raise InputError(f"`{argument}`: {path}: the archive has no {name}")
+  return archive.open(name)
 
 
 def _only_member(path, argument):

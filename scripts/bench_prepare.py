@@ -5,6 +5,7 @@
 """
 
 import pathlib
+import tempfile
 
 from kd_jax import cli
 from kd_jax.cli import flag
@@ -13,7 +14,7 @@ FLAGS = cli.define(
     {"cache_dir": cli.FIT["cache_dir"]},
     rows=flag("integer", 20_000_000, "Number of rows of the file.", above=0, most=10**9),
     against=flag("string", "pandas", "Libraries that read the same file, with commas: pandas, polars."),
-    workdir=flag("string", None, "Directory of the generated file and of the prepared data; delete it afterwards."),
+    workdir=flag("string", None, "Directory of the generated file; delete it afterwards."),
     side=flag("string", "", "Internal: measure this side in this process.", choices=("kd_jax", "pandas", "polars", "")),
     path=flag("string", "", "Internal: the file of this side."))
 
@@ -36,7 +37,8 @@ def main(values):
     preparing.generate(path, values.rows)
   seconds = {}
   for name in ("kd_jax", *others):
-    found = preparing.measure(name, path.absolute(), __file__, str(folder / "cache"))
+    with tempfile.TemporaryDirectory(dir=folder) as cache:  # of its own, so that nothing is prepared already
+      found = preparing.measure(name, path.absolute(), __file__, cache)
     seconds[name] = found["seconds"]
     memory = f", {preparing.above(found):.0f} bytes a row above the result" if name == "kd_jax" else ""
     ratio = f", {seconds['kd_jax'] / seconds[name]:.2f} times as long for kd_jax" if name != "kd_jax" else ""

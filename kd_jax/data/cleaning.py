@@ -30,21 +30,21 @@ def clean(log: Log, min_rating: float | None, min_user: int, min_item: int,
   if log.missing:
     report["missing_rows"] = log.missing
   if min_rating is not None:
-    kept = take(log, log.ratings >= min_rating)
-    report["below_min_rating"] = len(log.users) - len(kept.users)
-    log = kept
-  first = first_of_pairs(log)
-  kept = log if repeated == "keep" else take(log, first)
-  report["duplicates"] = len(log.users) - len(kept.users)
-  if repeated == "keep":
+    count = len(log.users)
+    log = take(log, log.ratings >= min_rating)
+    report["below_min_rating"] = count - len(log.users)
+  first, keep = first_of_pairs(log), repeated == "keep"
+  report["duplicates"] = 0 if keep else int((~first).sum())
+  if keep:
     report["repeated"] = int((~first).sum())
-    log = take(log, _pairs_of(log, first, core(log.users[first], log.items[first], min_user, min_item)))
+    kept = _pairs_of(log, first, core(log.users[first], log.items[first], min_user, min_item))
   else:
-    log = take(kept, core(kept.users, kept.items, min_user, min_item))
-  report["k_core"] = {"min_user": min_user, "min_item": min_item,
-                      "interactions": len(kept.users) - len(log.users),
-                      "users": _distinct(kept.users) - _distinct(log.users),
-                      "items": _distinct(kept.items) - _distinct(log.items)}
+    log = take(log, first)
+    kept = core(log.users, log.items, min_user, min_item)
+  count, users, items = len(log.users), _distinct(log.users), _distinct(log.items)
+  log = take(log, kept)
+  report["k_core"] = {"min_user": min_user, "min_item": min_item, "interactions": count - len(log.users),
+                      "users": users - _distinct(log.users), "items": items - _distinct(log.items)}
   report["interactions"] = len(log.users)
   return recode(log), report
 
@@ -79,7 +79,7 @@ def _pairs_of(log: Log, first: np.ndarray, kept: np.ndarray) -> np.ndarray:
 def core(users: np.ndarray, items: np.ndarray, min_user: int, min_item: int) -> np.ndarray:
   """Mask [N] of the largest subset in which every user has `min_user` rows and every item `min_item`."""
   mask = np.ones(len(users), bool)
-  while mask.any():
+  while max(min_user, min_item) > 1 and mask.any():
     of_user = np.bincount(users[mask], minlength=users.max() + 1)
     of_item = np.bincount(items[mask], minlength=items.max() + 1)
     kept = mask & (of_user[users] >= min_user) & (of_item[items] >= min_item)

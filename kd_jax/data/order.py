@@ -45,19 +45,33 @@ def unordered(log: Log) -> Log:
   users, items = (priority(np.array(ids, object))[codes] for ids, codes in (
       (log.user_ids, log.users), (log.item_ids, log.items)))
   rest = [column for column in (log.parts, log.ratings, log.timestamps) if column is not None]
-  # One sort by the user and the upper half of the hash of (user, item), and another of the few rows that are equal.
+  # One sort of keys that begin with the user and with the upper bits of the hash of (user, item), and end with the row:
+  # to sort numbers takes a seventh of the time of `argsort`. Then another sort, of the few rows that are equal.
+  bits, low = (np.uint64(max(0, count - 1).bit_length()) for count in (len(log.user_ids), len(users)))
   keys = np.empty(len(users), np.uint64)
   for part in slices(len(keys)):
-    keys[part] = users[part].astype(np.uint64) << np.uint64(32) | _hashes_of(users[part], items[part]) >> np.uint64(32)
-  rows = np.argsort(keys)
-  places = _tied(keys, rows)
-  del keys
+    hashes = _hashes_of(users[part], items[part]) >> bits >> low << low
+    keys[part] = users[part].astype(np.uint64) << np.uint64(64) - bits | hashes
+    keys[part] |= np.arange(part.start, part.stop, dtype=np.uint64)
+  keys.sort()
+  places = _neighbours(keys, low)
+  keys &= (np.uint64(1) << low) - np.uint64(1)
+  rows = keys.view(np.int64)
   tied = rows[places]
   hashes = _hashes_of(users[tied], items[tied])
   rows[places] = tied[np.lexsort((*(column[tied] for column in rest), items[tied], hashes, users[tied]))]
   del users, items
   columns = {name: getattr(log, name) for name in ("users", "items", "ratings", "timestamps", "parts")}
   return log._replace(unordered=True, **{name: None if x is None else x[rows] for name, x in columns.items()})
+
+
+def _neighbours(keys, low) -> np.ndarray:
+  """The places where a sorted key equals that before or after it, without the `low` last bits."""
+  equal = np.zeros(len(keys) + 1, bool)
+  for part in slices(max(0, len(keys) - 1)):
+    begins = keys[part.start : part.stop + 1] >> low
+    equal[part.start + 1 : part.stop + 1] = begins[1:] == begins[:-1]
+  return np.flatnonzero(equal[1:] | equal[:-1])
 
 
 def stable(keys: np.ndarray) -> np.ndarray:

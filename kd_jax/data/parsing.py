@@ -31,8 +31,7 @@ def read_columns(path: pathlib.Path, delimiter: str, columns: tuple[str | None, 
   Raises InputError, naming file, lines and reasons, if more than `max_bad_rows` rows are bad.
   """
   places = {KINDS[name]: place for place, name in enumerate(columns) if name}
-  blocks = delimited.blocks(path, Style(delimiter, header), list(places.values()), len(columns),
-                            [place for kind, place in places.items() if kind.name == "timestamps"])
+  blocks = delimited.blocks(path, Style(delimiter, header), list(places.values()), len(columns))
   log = log_of(checked.collect(path, blocks, list(places), max_bad_rows))
   return log._replace(users=log.users.astype(np.int64), items=log.items.astype(np.int64))
 

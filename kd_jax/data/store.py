@@ -144,6 +144,7 @@ def _make(call, recipe, paths, read, folder):
   metadata = {"call": str(call), "synthetic": recipe.synthetic, "report": report,
               "features": {side: features.describe(getattr(log, side)) for side in _FEATURES if side in contents},
               "hashes": {split: _hash(columns) for split, columns in contents.items()}}
+  del log, parts  # `contents` has copies
   from kd_jax.data import builder
 
   with sealed.writing(folder, _KIND, metadata) as temporary:
@@ -158,7 +159,9 @@ def process(recipe: Recipe, log: Log) -> tuple[Log, np.ndarray, dict[str, Any]]:
   _check_arguments(recipe)
   if log.contexts is not None:
     return contexts.process(recipe, log)
-  log, cleaned = cleaning.clean(log, recipe.min_rating, recipe.min_user, recipe.min_item, recipe.repeated)
+  held = [log]
+  del log  # `clean` alone holds the log, and can free what it leaves out
+  log, cleaned = cleaning.clean(held.pop(), recipe.min_rating, recipe.min_user, recipe.min_item, recipe.repeated)
   if not len(log.users):
     raise InputError(f"`data`: no interaction is left after cleaning: {_why_nothing(recipe, cleaned)}")
   if recipe.repeated == "keep":

@@ -56,14 +56,11 @@ def width(path: pathlib.Path, style: Style) -> int:
 
 
 def blocks(path: pathlib.Path, style: Style, places: Sequence[int], count: int | None = None,
-           times: Sequence[int] = (), argument: str = "data") -> Iterator[Block]:
-  """The columns `places` of all rows. A row is broken if it has another number of fields than `count`.
-
-  In the columns `times`, most texts are distinct; in others, equal texts become one entry of a dictionary.
-  """
+           argument: str = "data") -> Iterator[Block]:
+  """The columns `places` of all rows. A row is broken if it has another number of fields than `count`."""
   count = width(path, style) if count is None else count
   for number, piece in raw.without_lines(raw.pieces(path, argument), style.skip + style.header):
-    columns = _fast(piece, style, places, count, times)
+    columns = _fast(piece, style, places, count)
     yield _slow(number, piece, style, places, count) if columns is None else Block(
         np.arange(number, number + len(columns[0])), columns)
 
@@ -101,7 +98,7 @@ def _slow(number, piece, style, places, count) -> Block:
   return Block(np.array(numbers, np.int64), [pa.array(column, pa.string()) for column in columns], broken)
 
 
-def _fast(piece, style, places, count, times) -> list[pa.ChunkedArray] | None:
+def _fast(piece, style, places, count) -> list[pa.ChunkedArray] | None:
   """The same by Arrow, for pieces in which it cuts as `cut` does; else None."""
   if b"\r" in piece:
     if piece.count(b"\r") != piece.count(b"\r\n"):
@@ -115,7 +112,7 @@ def _fast(piece, style, places, count, times) -> list[pa.ChunkedArray] | None:
   if len(delimiter) > 1:
     piece, delimiter = piece.replace(delimiter, _UNIT), _UNIT
   fields = [str(n) for n in range(count)]
-  kinds = {fields[x]: pa.string() if x in times else pa.dictionary(pa.int32(), pa.string()) for x in places}
+  kinds = dict.fromkeys((fields[x] for x in places), pa.string())
   try:
     table = pyarrow.csv.read_csv(
         pa.BufferReader(piece), pyarrow.csv.ReadOptions(block_size=_BLOCK, column_names=fields),
@@ -123,6 +120,6 @@ def _fast(piece, style, places, count, times) -> list[pa.ChunkedArray] | None:
         pyarrow.csv.ConvertOptions(include_columns=list(kinds), column_types=kinds, strings_can_be_null=False))
   except (pa.ArrowInvalid, pa.ArrowKeyError):
     return None
-  if table.num_rows != piece.count(b"\n") + (not piece.endswith(b"\n")):
+  if table.num_rows != raw.count_ends(piece) + (not piece.endswith(b"\n")):
     return None
   return [table.column(fields[place]) for place in places]

@@ -60,11 +60,12 @@ def pieces(path: pathlib.Path, argument: str = "data", size: int = PIECE) -> Ite
         chunk = rest + (chunk.replace(b"\r", b"\n") if old else chunk)
         cut = chunk.rfind(b"\n") + 1
         piece, rest = chunk[:cut], chunk[cut:]
+        count = count_ends(piece)
         _check_lengths(path, argument, number, piece)
-        _check_lengths(path, argument, number + piece.count(b"\n"), rest)
+        _check_lengths(path, argument, number + count, rest)
         if piece:
           yield number, piece.removeprefix(BOM) if number == 1 else piece
-          number += piece.count(b"\n")
+          number += count
   except _UNREADABLE as error:
     raise InputError(f"`{argument}`: {path}: cannot be read: {' '.join(str(error).split())[:200]}") from None
   if rest:
@@ -79,6 +80,11 @@ def without_lines(pieces: Iterator[tuple[int, bytes]], count: int) -> Iterator[t
       piece, number, count = piece[end:] if end else b"", number + 1, count - 1
     if piece:
       yield number, piece
+
+
+def count_ends(piece: bytes) -> int:
+  """The number of LF: `piece.count(b"\n")`, in a third of the time."""
+  return int(np.count_nonzero(np.frombuffer(piece, np.uint8) == 10))
 
 
 def lines(piece: bytes) -> list[bytes]:
@@ -100,7 +106,10 @@ def head(path: pathlib.Path) -> list[bytes]:
 
 
 def _opened(path, argument) -> Any:
-  """The decompressed file. Raises InputError for what is no file of text, and OSError."""
+  """The decompressed file; ARCHIVE.zip/MEMBER is a file in an archive. Raises InputError for what is no file of text,
+  and OSError."""
+  if archive := next((x for x in path.parents if x.suffix.lower() == ".zip" and x.is_file()), None):
+    return _member(archive, path.relative_to(archive).as_posix(), argument)
   mode = path.stat().st_mode
   if not stat.S_ISREG(mode):
     what = "a directory" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
@@ -116,6 +125,13 @@ def _opened(path, argument) -> Any:
   return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
 
 
+def _member(path, name, argument):
+  archive = zipfile.ZipFile(path)
+  if name not in archive.namelist():
+    raise InputError(f"`{argument}`: {path}: the archive has no {name}")
+  return archive.open(name)
+
+
 def _only_member(path, argument):
   """The one file of a zip archive. Raises InputError if there are several."""
   archive = zipfile.ZipFile(path)
@@ -129,7 +145,8 @@ def _only_member(path, argument):
 
 
 def _check_lengths(path, argument, number, piece) -> None:
-  if len(piece) < LONGEST:
+  half = LONGEST // 2  # a line that is too long covers one of these ranges of bytes
+  if all(piece.find(b"\n", start, start + half) >= 0 for start in range(0, len(piece) - half + 1, half)):
     return
   ends = np.flatnonzero(np.frombuffer(piece, np.uint8) == 10)
   lengths = np.diff(np.concatenate([[-1], ends, [len(piece)] if not piece.endswith(b"\n") else []]))

@@ -36,10 +36,10 @@ def blocks(path: pathlib.Path, columns: Mapping[Kind, Column], shape: Shape) -> 
       raise InputError(f"`data`: {path}: objects of JSON have names, so columns are not numbers")
     _places(path, wanted, json_lines.names(path, shape.skip))
     return json_lines.blocks(path, wanted, shape.skip)
-  return _text(path, columns, wanted, shape, suffix)
+  return _text(path, wanted, shape, suffix)
 
 
-def _text(path, columns, wanted, shape, suffix) -> Iterator[Block]:
+def _text(path, wanted, shape, suffix) -> Iterator[Block]:
   delimiter = shape.delimiter or DELIMITERS.get(suffix)
   if delimiter is None:
     raise InputError(f"`data`: {path}: give delimiter='...'; it is only known for {', '.join(DELIMITERS)}, "
@@ -54,8 +54,7 @@ def _text(path, columns, wanted, shape, suffix) -> Iterator[Block]:
       raise InputError(f"`data`: {path}: without a header, columns are numbers from 0, and {named[0]!r} is none")
     places, count = wanted, delimited.width(path, style)
     _check_numbers(path, wanted, count)
-  times = [place for place, kind in zip(places, columns, strict=True) if kind.name == "timestamps"]
-  return delimited.blocks(path, style, places, count, times)
+  return delimited.blocks(path, style, places, count)
 
 
 def _check_numbers(path, wanted, count) -> None:

@@ -1,0 +1,20 @@
+"""MovieLens Latest, small, of September 2018."""
+
+from __future__ import annotations
+
+from kd_jax.data import _grouplens
+from kd_jax.data.recipe import Recipe
+
+
+def movielens_latest_small(min_rating: float | None = 4, min_user=1, min_item=1, split="random", ratios=(0.8, 0.1, 0.1),
+                           split_seed=0) -> Recipe:
+  """MovieLens Latest, small: 100,836 film ratings of 0.5 to 5 by 610 users, 1996-2018, with time stamps.
+
+  Origin: ratings.csv in GroupLens' ml-latest-small.zip, from a local copy (ml-latest-small.zip) or by download; the
+  edition of September 2018, others are refused. Licence: research use, no redistribution, no commercial use, cite
+  Harper and Konstan 2015. sha256 of the archive 696d65a3...
+  Filter: ratings of at least `min_rating` (None keeps all) count as interactions; k-core `min_user`,
+  `min_item`. Split: random (the default), temporal, loo, loo_last and cold_items; rows are sorted first, see
+  `order.unordered`, so position is refused. Counts of the prepared data are not known: no copy was at hand.
+  """
+  return _grouplens.ratings("ml-latest-small", min_rating, min_user, min_item, split, ratios, split_seed)

@@ -22,6 +22,7 @@ from kd_jax.fault.copies import Place
 from kd_jax.fault.judge import Outcome
 from kd_jax.runs import setup, sweep
 from kd_jax.runs.options import SUMS, FitOptions
+from kd_jax.tuning import study
 
 Random = np.random.Generator
 _SECONDS = 30  # the longest that a case may take
@@ -108,6 +109,8 @@ def _value(rng, name, flag) -> str:
     return nonsense.word(rng)
   if name in _PATHS:
     return nonsense.path(rng)
+  if name == "space":
+    return nonsense.space(rng)
   if package := bounds.get("factory"):
     return (nonsense.weighted_sum if name in SUMS else nonsense.call)(rng, package)
   if bounds.get("choices") and rng.random() < 0.7:
@@ -127,7 +130,9 @@ def _parsed(definition, given, also_prepare) -> list[str]:
     options = cli.options_of(FitOptions, values)
     cli.options_of(ProcessOptions, values)
     setup.check(options)
-    if values.seeds < 1000 and len(values.sweep) < 1000 and (values.seeds > 1 or values.sweep) and values.workdir:
+    if hasattr(values, "space"):
+      study.check(options, cli.options_of(cli.SearchOptions, values))
+    elif values.seeds < 1000 and len(values.sweep) < 1000 and (values.seeds > 1 or values.sweep) and values.workdir:
       sweep.points(options, values.sweep, values.seeds)
     if also_prepare and pathlib.Path(str(options.workdir)).name != "teacher":
       setup.prepare(options)

@@ -80,6 +80,18 @@ def call(rng: Random, package: str) -> str:
   return f"{name}({', '.join(arguments)})"
 
 
+def space(rng: Random) -> str:
+  """What a search varies: names with distributions, right ones and others."""
+  names = ("learning_rate", "epochs", "mf.dim", "mf.init_std", "rrd.weight", "rrd.k", "kl.temperature", "model", "")
+  kinds = ("log", "uniform", "integer", "log_integer", "normal")
+  parts = []
+  for _ in range(rng.integers(1, 4)):
+    ends = [number(rng) for _ in range(rng.choice(4, p=[0.05, 0.1, 0.8, 0.05]))]
+    said = "|".join(ends) if rng.random() < 0.4 else f"{kinds[rng.integers(len(kinds))]}({', '.join(ends)})"
+    parts.append(f"{names[rng.integers(len(names))]}{['=', ''][int(rng.random() < 0.05)]}{said}")
+  return "; ".join(parts)
+
+
 def weighted_sum(rng: Random, package: str) -> str:
   """A sum of calls with weights."""
   terms = []

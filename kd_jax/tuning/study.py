@@ -11,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import pathlib
+import sqlite3
 import time
 import warnings
 from collections.abc import Iterator
@@ -151,15 +153,16 @@ def _identity(options, how) -> dict[str, Any]:
 def _opened(options, how):
   """The study of the directory; it is made at the first call. Raises InputError for that of another search."""
   import optuna
-  from sqlalchemy import exc
+  from sqlalchemy import exc, pool
 
   folder = pathlib.Path(options.workdir)
   with sealed.reporting(folder):
     folder.mkdir(parents=True, exist_ok=True)
   try:
     with _locked(folder):
-      storage = optuna.storages.RDBStorage(f"sqlite:///{folder.absolute() / _STUDY}",
-                                           engine_kwargs={"connect_args": {"timeout": _WAIT}})
+      # Not by a URL: Optuna and SQLAlchemy read some characters of a path as their own.
+      connect = functools.partial(sqlite3.connect, folder / _STUDY, timeout=_WAIT)
+      storage = optuna.storages.RDBStorage("sqlite://", {"creator": connect, "poolclass": pool.NullPool})
       if not optuna.get_all_study_names(storage):
         metric = setup.monitor(options, setup.load(options)).names[0]
         study = optuna.create_study(storage=storage, study_name=_NAME, direction=(

@@ -118,7 +118,7 @@ def test_a_search_that_is_killed_anywhere_ends_with_the_same_trials(whole, tmp_p
 
 
 def test_a_search_is_extended_but_not_changed(whole, tmp_path):
-  workdir = tmp_path / "s"
+  workdir = tmp_path / "a {b}?c=%41#d é"
   few = kd_jax.search(workdir=workdir, how=SearchOptions(space=SPACE, trials=2), **QUICK)
   more = kd_jax.search(workdir=workdir, how=SearchOptions(space=SPACE, trials=4), **QUICK)
   assert more.trials[:2] == few.trials and [x.value for x in more.trials] == [x.value for x in whole.trials[:4]]

@@ -75,8 +75,9 @@ def search(data: Any = None, *, workdir: str | os.PathLike, how: SearchOptions |
 def run(options: FitOptions, how: SearchOptions) -> None:
   """Starts or continues trials until there are `how.trials`, or others are training the last ones."""
   space, began = check(options, how), time.monotonic()
+  dataset = setup.load(options)
   with _quiet():
-    study = _opened(options, how)
+    study = _opened(options, how, dataset)
     while not how.seconds or time.monotonic() - began < how.seconds:
       with contextlib.ExitStack() as held:
         taken = _taken(study, options, how, space, held)
@@ -150,8 +151,8 @@ def _identity(options, how) -> dict[str, Any]:
           "pruner": how.pruner}
 
 
-def _opened(options, how):
-  """The study of the directory; it is made at the first call. Raises InputError for that of another search."""
+def _opened(options, how, dataset=None):
+  """The study of the directory; it is made at the first call, with the data. Raises InputError for another search's."""
   import optuna
   from sqlalchemy import exc, pool
 
@@ -163,21 +164,24 @@ def _opened(options, how):
       # Not by a URL: Optuna and SQLAlchemy read some characters of a path as their own.
       connect = functools.partial(sqlite3.connect, folder / _STUDY, timeout=_WAIT)
       storage = optuna.storages.RDBStorage("sqlite://", {"creator": connect, "poolclass": pool.NullPool})
-      if not optuna.get_all_study_names(storage):
-        metric = setup.monitor(options, setup.load(options)).names[0]
+      if dataset is not None and not optuna.get_all_study_names(storage):
+        metric = setup.monitor(options, dataset).names[0]
         study = optuna.create_study(storage=storage, study_name=_NAME, direction=(
             "maximize" if metric_names.better(metric, 1.0, 0.0) else "minimize"))
         study.set_user_attr("metric", metric)
+        study.set_user_attr("data", dataset.hashes)
       study = optuna.load_study(storage=storage, study_name=_NAME, pruner=_pruner(how))
       mine, stored = _identity(options, how), study.user_attrs
       if "search" not in stored:
         study.set_user_attr("search", mine)
-  except (exc.SQLAlchemyError, RuntimeError) as error:
+  except (exc.SQLAlchemyError, RuntimeError, KeyError) as error:
     raise InputError(f"{folder / _STUDY}: {' '.join(str(error).split())[:200]}") from None
   for name, value in mine.items() if "search" in stored else ():
     if stored["search"].get(name) != value:
       raise InputError(f"{folder}: is a search with another `{_difference(name, stored['search'].get(name), value)}`; "
                        "choose another directory")
+  if dataset is not None and stored.get("data", dataset.hashes) != dataset.hashes:
+    raise InputError(f"{folder}: is a search on other data: {dataset.name} has changed since; choose another directory")
   return study
 
 

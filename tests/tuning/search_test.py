@@ -135,6 +135,16 @@ def test_a_search_is_extended_but_not_changed(whole, tmp_path):
     kd_jax.search(workdir=workdir, how=SearchOptions(space=SPACE, trials=4), **QUICK)
 
 
+def test_data_that_changed_is_another_search(tmp_path):
+  rows = [f"{u},{i}\n" for u in range(40) for i in range(u, u + 12)]
+  (tmp_path / "log.csv").write_text("user,item\n" + "".join(rows))
+  given = QUICK | {"data": f"interactions(path={str(tmp_path / 'log.csv')!r})", "epochs": 1}
+  kd_jax.search(workdir=tmp_path / "s", how=SearchOptions(space=SPACE, trials=1), **given)
+  (tmp_path / "log.csv").write_text("user,item\n" + "".join(rows[:-1]) + "3,51\n")
+  with pytest.raises(InputError, match=r"is a search on other data: interactions\(.* has changed since"):
+    kd_jax.search(workdir=tmp_path / "s", how=SearchOptions(space=SPACE, trials=2), **given)
+
+
 def test_trials_are_pruned_diverge_and_are_drawn_at_random(tmp_path):
   text = "learning_rate=1e-3|1e6; mf.init_std=log(0.01, 1000)"
   how = SearchOptions(space=text, trials=8, pruner="median", sampler="random")

@@ -147,6 +147,14 @@ def test_one_finite_loss_per_row(method, ready):
   assert np.isfinite(found).all() and np.ptp(found) > 0
 
 
+def test_an_epoch_is_lowered_for_accelerators(ready):
+  """No device is needed to see that all its operations exist there."""
+  traced = jax.jit(step.train_epoch, static_argnames="run").trace(
+      ready.state, ready.given, ready.targets, ready.batches, jax.random.key(3), run=ready.run)
+  for platform in ("cuda", "tpu"):
+    assert "func.func public @main" in traced.lower(lowering_platforms=(platform,)).as_text()
+
+
 def test_same_with_and_without_jit(ready):
   eager = terms(ready.run, ready.given, ready.state.params, ready.batch, ready.targets)
   np.testing.assert_allclose(eager[0], ready.found[0], rtol=2e-5, atol=1e-6)

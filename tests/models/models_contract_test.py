@@ -13,7 +13,10 @@ import pytest
 
 from kd_jax import registry
 from kd_jax.base import STUDENT, Features
+from kd_jax.data import index
+from kd_jax.evaluation import protocols
 from kd_jax.models import _inner_product
+from kd_jax.ranking import rank
 from kd_jax.teachers import loading
 from kd_jax.training import graph, step
 
@@ -65,6 +68,25 @@ def test_listed_scores_are_entries_of_all_scores(model, data):
   expected = np.take_along_axis(np.asarray(all_items.scores), np.asarray(BATCH["items"]), axis=1)
   np.testing.assert_allclose(listed.scores, expected, rtol=1e-5, atol=1e-7)
   assert np.isfinite(all_items.scores).all() and np.ptp(all_items.scores) > 0
+
+
+def test_scores_ranks_and_lists_are_lowered_for_accelerators(model, data):
+  module, variables = model
+  seen, held = jax.tree.map(jnp.asarray, index.seen_by_users(data)), protocols.layout(data, "validation").layout
+
+  def ranks(v, held):
+    return rank._ranks(module, v, held.items, held.priority, held.groups, held.counts, held.starts)
+
+  def best(v, seen, select):
+    return rank._select(module, v, seen.blocks, seen.priority, select=rank._best(select, 5), exclude_seen=True,
+                        rows="users")
+
+  for function, arguments in [
+      (lambda v: jax.vjp(lambda v: module.apply(v, BATCH).scores, v)[0], (variables,)), (ranks, (variables, held)),
+      (functools.partial(best, select=rank.top_k), (variables, seen)),
+      (functools.partial(best, select=rank.top_k_and_tail), (variables, seen))]:
+    for platform in ("cuda", "tpu"):
+      assert jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_representations_have_the_documented_shapes(model, data):

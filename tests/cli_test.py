@@ -4,6 +4,7 @@ import errno
 import os
 import pathlib
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -485,3 +486,15 @@ def test_a_second_signal_ends_training_at_once(ended):
       time.sleep(5)
 
   assert ended(main)[0] == 143
+
+
+def test_output_that_cannot_be_written_is_named(tmp_path):
+  """Such as `prepare.py > FILE` on a full disk."""
+  def limited():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+  with open(tmp_path / "said", "w") as file:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "prepare.py"), "--help"], stdout=file,
+                          stderr=subprocess.PIPE, text=True, preexec_fn=limited, timeout=60)
+  assert (done.returncode, done.stderr) == (2, "prepare.py: standard output: File too large\n")

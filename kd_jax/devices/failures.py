@@ -19,7 +19,7 @@ def said(error: Exception, workdir: str | os.PathLike | None = None) -> tuple[st
   if isinstance(error, InputError):
     return str(error), 2
   if isinstance(error, OSError) and error.strerror is not None:
-    place = error.filename or ("standard output" if isinstance(error, BrokenPipeError) else "a file")
+    place = error.filename or ("standard output" if _is_of_output(error) else "a file")
     return f"{place}: {error.strerror}", 2
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return (f"not enough memory ({_first_line(error)}); a smaller `batch_size`, fewer `negatives` or a smaller `model` "
@@ -27,6 +27,13 @@ def said(error: Exception, workdir: str | os.PathLike | None = None) -> tuple[st
   if full := _full_disk(error):
     return f"{full}: {os.strerror(errno.ENOSPC)}", 2
   return f"{type(error).__name__}: {_first_line(error)}; unforeseen{_traceback(error, workdir)}", 1
+
+
+def _is_of_output(error) -> bool:
+  """Whether standard output cannot be written. The error does not say so: only the line that failed does."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return isinstance(error, BrokenPipeError) or bool(frames and (frames[-1].line or "").startswith(
+      ("print(", "sys.stdout.")))
 
 
 def _first_line(error) -> str:

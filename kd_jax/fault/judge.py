@@ -21,7 +21,7 @@ _DEFINITION = cli.define()
 _PROGRAM = "case.py"
 _LONGEST = 2000  # characters of a message
 # An argument, a flag, or the path of a file.
-_NAMES = re.compile(r"--[a-z]\w*|-[a-z]\w+|`|[Ff]lag|File name too long|stray word|/"
+_NAMES = re.compile(r"--[a-z]\w*|-[a-z]\w+|`|[Ff]lag|File name too long|stray word|standard output|/"
                     r"|\w\.(json|jsonl|txt|csv|tsv|toml|npz|npy|gz|parquet|sha256)\b")
 _NOISE = re.compile(r"Traceback|^\s+File \"|\wWarning: |Fatal Python error|^\S*(Error|Exception)\b", re.MULTILINE)
 

@@ -46,6 +46,10 @@ _FLAGS_LINE = re.compile(r"# sha256 ([0-9a-f]{64})")
 # The required keys of each file.
 _WRITTEN = {INFO: {"model", "data", "hashes", "parameters", "bytes", "versions", "devices", "python", "synthetic"},
             RESULT: {"epochs", "best_epoch", "monitor", "seconds"}, TEST: {"metrics", "options", "epochs"}}
+_TYPES = {**dict.fromkeys(("model", "data", "devices", "python"), str), "peer": str | None, "synthetic": bool,
+          **dict.fromkeys(("num_users", "num_items", "parameters", "bytes"), int), "data_memory": int | float,
+          **dict.fromkeys(("teacher", "features", "init_from", "left_out"), list),
+          **dict.fromkeys(("versions", "compression", "privacy"), dict)}  # of fields of run.json
 _MEASURED = ("loss", "scalars", "validation", "test")  # {name: number} in lines of metrics.jsonl and in result.json
 _PACKAGES = ("kd_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
@@ -320,18 +324,21 @@ def _parse(path, content) -> dict[str, Any]:
   if path.name == INFO and not (isinstance(found["hashes"], dict) and all(
       isinstance(x, str) for x in found["hashes"].values())):
     raise InputError(f"{path}: damaged: its hashes are not texts")
-  if path.name == INFO and not _describes(found):
-    raise InputError(f"{path}: damaged, or of another version: sizes are numbers, and features describe files")
+  if path.name == INFO and (wrong := _undescribed(found)):
+    raise InputError(f"{path}: damaged, or of another version: {wrong} is of another type")
   registry.refuse_code(path, found)
   return _with_nan(found) if path.name == RESULT else found
 
 
-def _describes(info) -> bool:
-  """Whether the sizes and the files of features in run.json have the types that readers expect."""
-  features = info.get("features", [])
-  return all(isinstance(info.get(name, 0), int) for name in ("parameters", "bytes")) and isinstance(
-      features, list) and all(isinstance(file, dict) and {"side", "path", "sha256"} <= file.keys() and all(
-          isinstance(file[name], str) for name in ("side", "path", "sha256")) for file in features)
+def _undescribed(info) -> str:
+  """The first field of run.json that has another type than readers expect, or ""."""
+  if wrong := next((name for name, kind in _TYPES.items() if name in info and not isinstance(info[name], kind)), ""):
+    return wrong
+  if not all(isinstance(file, dict) and all(isinstance(file.get(name), str) for name in ("side", "path", "sha256"))
+             for file in info.get("features", [])):
+    return "features"
+  made = info.get("compression", {"chain": ""})
+  return "" if isinstance(made.get("chain"), str) and isinstance(made.get("bytes_on_disk", 0), int) else "compression"
 
 
 def truncate_metrics(directory: str | os.PathLike, epoch: int, sha256: str) -> None:

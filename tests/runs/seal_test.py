@@ -209,3 +209,15 @@ def test_a_checkpoint_that_was_replaced_while_it_was_read_is_refused(runs, tmp_p
   checkpoint.save(run, 2, *({} for _ in range(2)), {})
   with pytest.raises(InputError, match=r"000002: not the checkpoint with which the run finished"):
     checkpoint.restore_pinned(run, pin)
+
+
+@pytest.mark.parametrize("changed", [
+    {"data": None}, {"model": 3}, {"peer": []}, {"synthetic": "no"}, {"parameters": 1.5}, {"teacher": {}},
+    {"features": [{"side": "items"}]}, {"privacy": []}, {"compression": {"bytes_on_disk": 4}},
+    {"compression": {"chain": "int8()", "bytes_on_disk": None}}], ids=str)
+def test_a_field_of_another_type_is_named_also_where_hashes_fit(teacher, tmp_path, changed):
+  info = run_directory.read_info(teacher)
+  (name,) = changed
+  (tmp_path / run_directory.INFO).write_text(json.dumps(info | changed))
+  with pytest.raises(InputError, match=rf"run\.json: damaged, or of another version: {name} is of another type"):
+    run_directory.read_info(tmp_path)

@@ -17,6 +17,8 @@ FLAGS = cli.define(
 def main(values):
   cli.require(values, "workdir")
   options, how = cli.options_of(cli.FitOptions, values), cli.options_of(cli.SearchOptions, values)
+  import pathlib
+
   from kd_jax.runs import jobs
   from kd_jax.tuning import figure, study
 
@@ -29,7 +31,7 @@ def main(values):
     for _ in jobs.run(values.jobs, study.run, calls, {key: set() for key in calls}):
       pass
   found = study.found(options, how)
-  figure.write(found, options, how)
+  figure.write(found, pathlib.Path(values.workdir) / "search.png")
   print("\n".join(study.summary(found)))
 
 

@@ -75,8 +75,9 @@ def summary(names: list[str], results: list[list[dict | InputError]]) -> list[st
     chosen = metric_names.split(of_seeds[0]["monitor"])[0]
     values = [r["best_epoch"] if chosen == metric_names.LAST else r["validation"][chosen] for r in of_seeds]
     std = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    sign = -1 if metric_names.better(chosen, 1.0, 0.0) else 1
-    ranked.append((sign * np.mean(values), f"{words}validation {chosen} {np.mean(values):.4f}{std}"))
+    mean = float(np.mean(values))
+    good = mean if chosen == metric_names.LAST else metric_names.goodness(metric_names.of_column(chosen), mean)
+    ranked.append((-good, f"{words}validation {chosen} {np.mean(values):.4f}{std}"))
   return [line for _, line in sorted(ranked, key=lambda x: x[0])] + diverged
 
 

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import pathlib
 
-import numpy as np
-
-from kd_jax.evaluation import metric_names
-from kd_jax.runs.options import FitOptions
 from kd_jax.tuning import study
-from kd_jax.tuning.options import SearchOptions
 
 _COLORS = {"complete": "#0072B2", "best": "#D55E00"}  # of Okabe and Ito, which colour-blind readers tell apart
 
 
-def write(found: study.Found, options: FitOptions, how: SearchOptions) -> None:
-  """Writes WORKDIR/search.png: trials by number, with the best so far, and the share of variance of every name."""
+def write(found: study.Found, path: pathlib.Path) -> None:
+  """Writes a PNG: trials by number, with the best so far, and the importance of every name."""
   import matplotlib
   from matplotlib import figure
 
   matplotlib.use("Agg")
-  of_names = study.importances(options, how)
+  of_names = found.importances
   drawn = figure.Figure(figsize=(7.5, 3 + 0.27 * len(of_names)), layout="constrained")
   trials, shares = drawn.subplots(2, 1, height_ratios=[3, max(1, 0.27 * len(of_names))])
   done = [x for x in found.trials if x.state == "complete"]
-  values = np.array([x.value for x in done])
-  higher = metric_names.better(found.metric, 1.0, 0.0)
-  best = np.maximum.accumulate(values) if higher else np.minimum.accumulate(values)
-  numbers = [x.number for x in done]
+  numbers, values = [x.number for x in done], [x.value for x in done]
+  best = [study.complete(found.metric, done[: n + 1])[0].value for n in range(len(done))]
   trials.plot(numbers, values, "o", color=_COLORS["complete"], label="trial")
   trials.step(numbers, best, where="post", color=_COLORS["best"], label="best so far")
   trials.set_xlabel("trial")
@@ -36,4 +29,4 @@ def write(found: study.Found, options: FitOptions, how: SearchOptions) -> None:
   names = sorted(of_names, key=of_names.get)
   shares.barh(names, [of_names[name] for name in names], color=_COLORS["complete"])
   shares.set_xlabel("importance (PED-ANOVA, sum 1)" if names else "importance: too few trials")
-  drawn.savefig(pathlib.Path(options.workdir) / "search.png", dpi=120)
+  drawn.savefig(path, dpi=120)

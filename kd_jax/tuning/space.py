@@ -41,6 +41,15 @@ class Distribution(NamedTuple):
     """A drawn value as the text that a command line has."""
     return drawn if isinstance(drawn, str) else _text(drawn)
 
+  def drawn(self, text: str | None) -> float | int | str | None:
+    """The value whose text this is, or that equals it as a number; None if it cannot be drawn."""
+    number = None if text is None else _number(text)
+    if self.choices:
+      return next((x for x in self.choices if x == text or (number is not None and _number(x) == number)), None)
+    if number is None or not self.low <= number <= self.high or ("integer" in self.kind and number % 1):
+      return None
+    return int(number) if "integer" in self.kind else number
+
 
 def _text(number) -> str:
   return str(number) if isinstance(number, int) else repr(float(f"{number:.{_DIGITS}g}"))

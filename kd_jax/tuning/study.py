@@ -17,7 +17,7 @@ import pathlib
 import sqlite3
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from kd_jax.base import Callback, InputError, Progress
@@ -52,6 +52,7 @@ class Found(NamedTuple):
   best: Trial
   options: FitOptions  # of the best trial; its `workdir` is the run
   trials: list[Trial]
+  importances: dict[str, float]  # {name: share}; {} of too few trials
 
 
 class _PrunedError(Exception):
@@ -107,16 +108,27 @@ def found(options: FitOptions, how: SearchOptions) -> Found:
   with _quiet():
     study = _opened(options, how)
     trials = [_trial(x, options, space) for x in study.get_trials(deepcopy=False) if "fixed_params" in x.system_attrs]
+    importances = _importances(study)
   metric = study.user_attrs["metric"]
-  good = [x for x in trials if x.state == "complete"]
+  good = complete(metric, trials)
   if not good:
     raise InputError(f"{options.workdir}: no trial has ended well: {len(trials)} were started")
-  sign = -1 if metric_names.better(metric, 1.0, 0.0) else 1
-  best = min(good, key=lambda x: (sign * x.value, x.number))
+  best = good[0]
   sealed.write_json_atomic(pathlib.Path(options.workdir) / RECORD, {
       "metric": metric, **_identity(options, how), "space": {name: _said(x) for name, x in space.items()},
-      "best": best.number, "trials": [x._asdict() for x in trials]})
-  return Found(metric, best, dataclasses.replace(spaces.changed(options, best.values), workdir=best.workdir), trials)
+      "best": best.number, "trials": [x._asdict() for x in trials], "importances": importances})
+  return Found(metric, best, dataclasses.replace(spaces.changed(options, best.values), workdir=best.workdir), trials,
+               importances)
+
+
+def complete(metric: str, trials: Sequence[Trial]) -> list[Trial]:
+  """The trials that ended well, the best first."""
+  return sorted((x for x in trials if x.state == "complete"), key=lambda x: (-goodness(metric, x.value), x.number))
+
+
+def goodness(metric: str, value: float) -> float:
+  """A value of the monitored metric as a number of which the higher one is better; Optuna sees these alone."""
+  return metric_names.goodness(metric_names.of_column(metric), value)
 
 
 def _said(distribution) -> str:
@@ -166,8 +178,7 @@ def _opened(options, how, dataset=None):
       storage = optuna.storages.RDBStorage("sqlite://", {"creator": connect, "poolclass": pool.NullPool})
       if dataset is not None and not optuna.get_all_study_names(storage):
         metric = setup.monitor(options, dataset).names[0]
-        study = optuna.create_study(storage=storage, study_name=_NAME, direction=(
-            "maximize" if metric_names.better(metric, 1.0, 0.0) else "minimize"))
+        study = optuna.create_study(storage=storage, study_name=_NAME, direction="maximize")
         study.set_user_attr("metric", metric)
         study.set_user_attr("data", dataset.hashes)
       study = optuna.load_study(storage=storage, study_name=_NAME, pruner=_pruner(how))
@@ -254,7 +265,7 @@ def _drawn(study, trials, options, how, space, distributions) -> dict[str, Any]:
   """The values of a new trial, drawn without a trace in the database, which would show a kill between two values."""
   import optuna
 
-  first = _present(options, space, distributions) if not trials else None
+  first = _present(options, space) if not trials else None
   if first is not None:
     return first
   memory = optuna.create_study(directions=study.directions, sampler=_sampler(how, len(trials)))
@@ -262,31 +273,10 @@ def _drawn(study, trials, options, how, space, distributions) -> dict[str, Any]:
   return memory.ask(distributions).params
 
 
-def _present(options, space, distributions) -> dict[str, Any] | None:
+def _present(options, space) -> dict[str, Any] | None:
   """The values that the options have themselves; None if one is not in the space."""
-  values = {}
-  for name, one in space.items():
-    text, kind = spaces.present(options, name), distributions[name]
-    if one.choices:
-      value = next((x for x in one.choices if text is not None and _same(x, text)), None)
-    else:
-      value = None if text is None else _number(text, "integer" in one.kind)
-    if value is None or not kind._contains(kind.to_internal_repr(value)):
-      return None
-    values[name] = value
-  return values
-
-
-def _same(a, b) -> bool:
-  x, y = _number(a), _number(b)
-  return a == b or (x is not None and x == y)
-
-
-def _number(text, whole=False):
-  try:
-    return int(text) if whole else float(text)
-  except ValueError:
-    return None
+  values = {name: one.drawn(spaces.present(options, name)) for name, one in space.items()}
+  return None if None in values.values() else values
 
 
 def _again(study, frozen, distributions):
@@ -326,7 +316,7 @@ def _train(study, trial, options) -> None:
   import optuna
 
   if not isinstance(study.pruner, optuna.pruners.NopPruner):
-    options = dataclasses.replace(options, callbacks=[*_callbacks(options), _pruning(study, trial)])
+    options = dataclasses.replace(options, callbacks=[*setup.callbacks(options), _pruning(study, trial)])
   try:
     result = loop.train(options)
   except _PrunedError:
@@ -334,11 +324,9 @@ def _train(study, trial, options) -> None:
   except loop.DivergedError:
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
   else:
-    study.tell(trial, result["validation"][study.user_attrs["metric"]])
-
-
-def _callbacks(options):
-  return [options.callbacks] if isinstance(options.callbacks, str) and options.callbacks else list(options.callbacks)
+    metric = study.user_attrs["metric"]
+    trial.set_user_attr("value", result["validation"][metric])
+    study.tell(trial, goodness(metric, result["validation"][metric]))
 
 
 def _pruning(study, trial) -> Callback:
@@ -347,7 +335,7 @@ def _pruning(study, trial) -> Callback:
 
   def validation(progress: Progress):
     if progress.epoch not in told:
-      trial.report(progress.line["validation"][metric], progress.epoch)
+      trial.report(goodness(metric, progress.line["validation"][metric]), progress.epoch)
     if trial.should_prune():
       raise _PrunedError
 
@@ -359,29 +347,26 @@ _STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "diverged", "RUNN
 
 def _trial(frozen, options, space) -> Trial:
   return Trial(frozen.number, _STATES[frozen.state.name], _values(space, frozen),
-               frozen.value if frozen.state.name == "COMPLETE" else None, _workdir(options, frozen.number))
+               frozen.user_attrs["value"] if frozen.state.name == "COMPLETE" else None,
+               _workdir(options, frozen.number))
 
 
-def importances(options: FitOptions, how: SearchOptions) -> dict[str, float]:
+def _importances(study) -> dict[str, float]:
   """{name: share of the importance}, by PED-ANOVA (Watanabe, Bansal, Hutter, IJCAI 2023); {} of too few trials.
 
   It says which values decide whether a trial is among the better ones.
   """
   import optuna
 
-  with _quiet():
-    study = _opened(options, how)
-    if len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])) < _LEAST:
-      return {}
-    return optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+  if len(study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])) < _LEAST:
+    return {}
+  return optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
 
 
 def summary(found: Found) -> list[str]:
   """Lines for a person: the trials, best first, and the command that repeats the best one."""
-  sign = -1 if metric_names.better(found.metric, 1.0, 0.0) else 1
-  good = sorted((x for x in found.trials if x.state == "complete"), key=lambda x: (sign * x.value, x.number))
-  lines = [f"{found.metric} {x.value:.4f}  trial {x.number}  {_words(x)}" for x in good[:_SHOWN]]
+  lines = [f"{found.metric} {x.value:.4f}  trial {x.number}  {_words(x)}"
+           for x in complete(found.metric, found.trials)[:_SHOWN]]
   other = {state: sum(x.state == state for x in found.trials) for state in _STATES.values()}
   counted = ", ".join(f"{count} {state}" for state, count in other.items() if count)
   flags = f"{found.best.workdir}/{run_directory.FLAGS}"

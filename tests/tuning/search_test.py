@@ -151,8 +151,14 @@ def test_trials_are_pruned_diverge_and_are_drawn_at_random(tmp_path):
   found = kd_jax.search(workdir=tmp_path / "s", how=how, **(QUICK | {"epochs": 4, "optimizer": "sgd"}))
   states = {x.state for x in found.trials}
   assert {"complete", "diverged"} <= states and all((x.value is None) == (x.state != "complete") for x in found.trials)
-  figure.write(found, FitOptions(workdir=str(tmp_path / "s"), **(QUICK | {"epochs": 4, "optimizer": "sgd"})), how)
-  assert (tmp_path / "s" / "search.png").read_bytes().startswith(b"\x89PNG")
+  figure.write(found, tmp_path / "search.png")
+  assert (tmp_path / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_best_value_of_a_metric_may_be_a_low_one_or_one_between():
+  trials = [study.Trial(n, "complete", {}, value, "") for n, value in enumerate((0.2, 1.1, 3.0))]
+  order = {name: [x.number for x in study.complete(name, trials)] for name in ("ndcg@10", "log_loss", "calibration")}
+  assert order == {"ndcg@10": [2, 1, 0], "log_loss": [0, 1, 2], "calibration": [1, 0, 2]}
 
 
 def test_the_pruner_ends_trials_below_the_median(tmp_path, monkeypatch):
@@ -165,10 +171,14 @@ def test_the_pruner_ends_trials_below_the_median(tmp_path, monkeypatch):
 
 def test_no_trial_opens_the_test_split(tmp_path, monkeypatch):
   asked, load = [], data.load
-  monkeypatch.setattr(data, "load", lambda *args, **named: (asked.append(named.get("splits", args[3:4])),
-                                                            load(*args, **named))[1])
+
+  def loading(spec, data_dir, cache_dir, splits, *rest, **named):
+    asked.append(splits)
+    return load(spec, data_dir, cache_dir, splits, *rest, **named)
+
+  monkeypatch.setattr(data, "load", loading)
   kd_jax.search(workdir=tmp_path / "s", how=SearchOptions(space=SPACE, trials=1), **QUICK)
-  assert asked and all("test" not in splits for splits in asked)
+  assert set(asked) == {("train", "validation")}
   with pytest.raises(InputError, match="`log_test`: a search reads no test data"):
     kd_jax.search(workdir=tmp_path / "t", how=SearchOptions(space=SPACE), log_test=True, **QUICK)
   with pytest.raises(InputError, match="`monitor=epoch`"):

@@ -154,7 +154,7 @@ def run(main: Callable[[types.SimpleNamespace], None], doc: str, definition: Def
   """
   program, values, told = sys.argv[0].rpartition("/")[2], types.SimpleNamespace(), ""
   try:
-    with signals.raised():
+    with signals.raised(), failures.naming_output():
       if told := _told(doc, definition):
         print(told)
       else:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pathlib
+import sys
 import tempfile
 import traceback
 
@@ -19,7 +21,7 @@ def said(error: Exception, workdir: str | os.PathLike | None = None) -> tuple[st
   if isinstance(error, InputError):
     return str(error), 2
   if isinstance(error, OSError) and error.strerror is not None:
-    place = error.filename or ("standard output" if _is_of_output(error) else "a file")
+    place = error.filename or ("standard output" if isinstance(error, BrokenPipeError) else "a file")
     return f"{place}: {error.strerror}", 2
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return (f"not enough memory ({_first_line(error)}); a smaller `batch_size`, fewer `negatives` or a smaller `model` "
@@ -29,11 +31,38 @@ def said(error: Exception, workdir: str | os.PathLike | None = None) -> tuple[st
   return f"{type(error).__name__}: {_first_line(error)}; unforeseen{_traceback(error, workdir)}", 1
 
 
-def _is_of_output(error) -> bool:
-  """Whether standard output cannot be written. The error does not say so: only the line that failed does."""
-  frames = traceback.extract_tb(error.__traceback__)
-  return isinstance(error, BrokenPipeError) or bool(frames and (frames[-1].line or "").startswith(
-      ("print(", "sys.stdout.")))
+class _Output:
+  """A stream whose errors say that they are of standard output."""
+
+  def __init__(self, stream):
+    self._stream = stream
+
+  def __getattr__(self, name):
+    return getattr(self._stream, name)
+
+  def write(self, text):
+    with _named():
+      return self._stream.write(text)
+
+  def flush(self):
+    with _named():
+      self._stream.flush()
+
+
+@contextlib.contextmanager
+def _named():
+  try:
+    yield
+  except OSError as error:
+    error.filename = "standard output"
+    raise
+
+
+@contextlib.contextmanager
+def naming_output():
+  """Errors of standard output name it."""
+  with contextlib.redirect_stdout(_Output(sys.stdout)):
+    yield
 
 
 def _first_line(error) -> str:

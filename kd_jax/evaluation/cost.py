@@ -74,8 +74,6 @@ def _training_items(dataset) -> np.ndarray:
 
 def _on_disk(info, params) -> int:
   if "compression" in info:
-    if "bytes_on_disk" not in info["compression"]:
-      raise InputError("run.json: damaged: compression has no bytes_on_disk")
     return info["compression"]["bytes_on_disk"]
   file = io.BytesIO()
   np.savez(file, **{name: np.asarray(x) for name, x in warm_start.named(params).items()})

@@ -185,9 +185,12 @@ def read_finished(directory: str | os.PathLike) -> Finished:
     raise InputError(f"{root / SEAL}: damaged: it lists {', '.join(listed)}")
   if METRICS not in listed and (root / METRICS).exists():
     raise InputError(f"{root / METRICS}: not listed in {SEAL}")
-  return Finished(_parse_flags(root / FLAGS, contents[FLAGS]), _parse(root / INFO, contents[INFO]),
-                  _parse(root / RESULT, contents[RESULT]), _parse_lines(root / METRICS, contents.get(METRICS, b"")),
-                  checkpoint.Pin(int(places[0][1]), listed[found[0]]), hashlib.sha256(text).hexdigest())
+  info = _parse(root / INFO, contents[INFO])
+  if "bytes_on_disk" not in info.get("compression", {"bytes_on_disk": 0}):
+    raise InputError(f"{root / INFO}: damaged: its compression has no bytes_on_disk")
+  return Finished(_parse_flags(root / FLAGS, contents[FLAGS]), info, _parse(root / RESULT, contents[RESULT]),
+                  _parse_lines(root / METRICS, contents.get(METRICS, b"")), checkpoint.Pin(
+                      int(places[0][1]), listed[found[0]]), hashlib.sha256(text).hexdigest())
 
 
 def _not_finished(root) -> str:

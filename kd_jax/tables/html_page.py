@@ -126,25 +126,22 @@ def _costs(result) -> list[str]:
           f"<p>{_text(page.COST_NOTE)}</p>"]
 
 
+def _measured(result, kind, heading, caption, *notes) -> list[str]:
+  """The measurements `kind` of the rows that have them."""
+  rows = [row for row in result["rows"] if row.get(kind)]
+  names = list(rows[0][kind]) if rows else []
+  return rows and [f"<h2>{heading}</h2>", _table(caption, ["row", *names], [
+      [row["row"], *(_mean(row[kind][name]) for name in names)] for row in rows]), *notes]
+
+
 def _agreement(result) -> list[str]:
-  rows = [row for row in result["rows"] if row.get("agreement")]
-  if not rows:
-    return []
-  names = list(rows[0]["agreement"])
-  return ["<h2>Agreement with the teacher</h2>",
-          _table("How far the lists agree", ["row", *names], [
-              [row["row"], *(_mean(row["agreement"][name]) for name in names)] for row in rows])]
+  return _measured(result, "agreement", "Agreement with the teacher", "How far the lists agree")
 
 
 def _membership(result) -> list[str]:
-  rows = [row for row in result["rows"] if row.get("membership")]
-  if not rows:
-    return []
-  names = list(rows[0]["membership"])
-  return ["<h2>Membership inference</h2>",
-          _table("Attacks: area under the curve, and true positives at 1 % of false ones", ["row", *names], [
-              [row["row"], *(_mean(row["membership"][name]) for name in names)] for row in rows]),
-          f"<p>{_text(page.MEMBERSHIP_NOTE)}</p>"]
+  return _measured(result, "membership", "Membership inference",
+                   "Attacks: area under the curve, and true positives at 1 % of false ones",
+                   f"<p>{_text(page.MEMBERSHIP_NOTE)}</p>")
 
 
 def _figure(number, panel: figures.Panel) -> list[str]:

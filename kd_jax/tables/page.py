@@ -96,15 +96,19 @@ def _groups(result) -> list[str]:
           + (" Unknown users have no training interaction." if "recall@10(unknown)" in names else "")]
 
 
+def _measured(result, kind) -> list[str]:
+  """The table of the measurements `kind` of the rows that have them."""
+  rows = [row for row in result["rows"] if row.get(kind)]
+  names = list(rows[0][kind]) if rows else []
+  return rows and _lines(["row", *names], [[row["row"], *(_mean(row[kind][name]) for name in names)] for row in rows])
+
+
 def _agreement(result) -> list[str]:
-  rows = [row for row in result["rows"] if row.get("agreement")]
-  if not rows:
-    return []
-  names = list(rows[0]["agreement"])
-  lines = [[row["row"], *(_mean(row["agreement"][name]) for name in names)] for row in rows]
-  return ["## Agreement with the teacher", "", *_lines(["row", *names], lines), "",
-          "Of a distilled row with its own teacher, of a compressed row with the row that it is made from, of others "
-          "with the teacher's row. follows_wrong is the share of the teacher's wrong items that the row lists, too."]
+  lines = _measured(result, "agreement")
+  return lines and [
+      "## Agreement with the teacher", "", *lines, "",
+      "Of a distilled row with its own teacher, of a compressed row with the row that it is made from, of others "
+      "with the teacher's row. follows_wrong is the share of the teacher's wrong items that the row lists, too."]
 
 
 MEMBERSHIP_NOTE = (
@@ -115,12 +119,8 @@ MEMBERSHIP_NOTE = (
 
 
 def _membership(result) -> list[str]:
-  rows = [row for row in result["rows"] if row.get("membership")]
-  if not rows:
-    return []
-  names = list(rows[0]["membership"])
-  lines = [[row["row"], *(_mean(row["membership"][name]) for name in names)] for row in rows]
-  return ["## Membership inference", "", *_lines(["row", *names], lines), "", MEMBERSHIP_NOTE]
+  lines = _measured(result, "membership")
+  return lines and ["## Membership inference", "", *lines, "", MEMBERSHIP_NOTE]
 
 
 COST_NOTE = (

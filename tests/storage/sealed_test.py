@@ -267,3 +267,12 @@ def test_hash_array_tells_values_dtypes_and_shapes_apart():
   assert sealed.hash_array(np.array(["ab", "c"])) != sealed.hash_array(np.array(["a", "bc"]))
   with pytest.raises(TypeError):
     sealed.hash_array(np.array([None]))
+
+
+def test_an_array_is_one_array(tmp_path):
+  np.save(tmp_path / "one.npy", np.arange(3))
+  assert sealed.read_array(tmp_path / "one.npy").tolist() == [0, 1, 2]
+  with (tmp_path / "several.npy").open("wb") as file:
+    np.savez(file, a=np.arange(3))
+  with pytest.raises(sealed.NOT_ARRAYS, match=r"several\.npy: holds several arrays"):
+    sealed.read_array(tmp_path / "several.npy")

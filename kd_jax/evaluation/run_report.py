@@ -61,7 +61,7 @@ def evaluate(run: Run, *, teacher: Run | None = None, student: Run | None = None
     if name not in known:
       raise InputError(f"evaluate has no argument {name!r}; its options are {', '.join(known)}")
   others = [compare] if isinstance(compare, str | os.PathLike | Fitted) else compare
-  return _evaluate(run, teacher, student, others, split, (cost, attack), data_dir, cache_dir,
+  return _evaluate(run, teacher, student, others, split, cost, attack, data_dir, cache_dir,
                    EvaluationOptions(**options))
 
 
@@ -75,7 +75,7 @@ def evaluate_run(run: str | os.PathLike, *, split: str = "test", teacher: str | 
   """
   registry.allow_code(allow_code)
   sealed_report.read(run, split)  # if an earlier evaluation is damaged, this says so before the work
-  found = _evaluate(run, teacher, student, others, split, (cost, attack), data_dir, cache_dir,
+  found = _evaluate(run, teacher, student, others, split, cost, attack, data_dir, cache_dir,
                     options or EvaluationOptions())
   if run_directory.read_finished(run).seal != found.details["seal"]:
     raise InputError(f"{run}: was changed during its evaluation; evaluate it again")
@@ -92,8 +92,7 @@ class _Opened(NamedTuple):
   seal: str | None  # None: a model in memory
 
 
-def _evaluate(run, teacher, student, others, split, further, data_dir, cache_dir, options) -> Report:
-  """`further` says whether cost and membership inference are measured, too."""
+def _evaluate(run, teacher, student, others, split, cost, attack, data_dir, cache_dir, options) -> Report:
   _check(teacher, student, split, options)
   named = {_named(other, f"compare[{number}]"): other for number, other in enumerate(others)}
   opened = {_key(each): _open(each) for each in (run, teacher, student, *others) if each is not None}
@@ -122,7 +121,6 @@ def _evaluate(run, teacher, student, others, split, further, data_dir, cache_dir
   details = _protocol(run, own, dataset, split, options, users) | {"left_out": short, "metrics": means}
   ends = {name: _named(each, f"`{name}`") for name, each in (("teacher", teacher), ("student", student))
           if each is not None}
-  cost, attack = further
   if cost:
     details["cost"] = costs.measure(own.info, *loading.network(run, dataset), dataset)
   if attack:
